@@ -1,0 +1,57 @@
+"""ImageBatch: images of different sizes in one padded tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class ImageBatch:
+    """A padded batch.
+
+    Attributes:
+        tensors: (N, 3, H, W), uint8 as loaded or float32 as the model takes it. Images lie in the top left
+            corner; the rest is zero.
+        image_sizes: ``(height, width)`` of each image without its padding.
+    """
+
+    def __init__(self, tensors: Tensor, image_sizes: Sequence[tuple[int, int]]) -> None:
+        if tensors.ndim != 4 or len(image_sizes) != tensors.shape[0]:
+            raise ValueError(f"{tuple(tensors.shape)} tensor does not fit {len(image_sizes)} image sizes")
+        self.tensors = tensors
+        self.image_sizes = [(int(h), int(w)) for h, w in image_sizes]
+
+    def __len__(self) -> int:
+        return len(self.image_sizes)
+
+    @classmethod
+    def from_tensors(cls, images: Sequence[Tensor], size_divisibility: int = 0) -> ImageBatch:
+        """Pad (3, h, w) images of one dtype at the right and bottom to their largest height and width,
+        rounded up to a multiple of ``size_divisibility`` (0 or 1: not rounded)."""
+        height = max(image.shape[1] for image in images)
+        width = max(image.shape[2] for image in images)
+        step = max(size_divisibility, 1)
+        height, width = -(-height // step) * step, -(-width // step) * step
+        batch = images[0].new_zeros((len(images), images[0].shape[0], height, width))
+        for slot, image in zip(batch, images, strict=True):
+            slot[:, : image.shape[1], : image.shape[2]].copy_(image)
+        return cls(batch, [(image.shape[1], image.shape[2]) for image in images])
+
+    def to(self, device, non_blocking: bool = False) -> ImageBatch:
+        return ImageBatch(self.tensors.to(device, non_blocking=non_blocking), self.image_sizes)
+
+    def pin_memory(self) -> ImageBatch:
+        return ImageBatch(self.tensors.pin_memory(), self.image_sizes)
+
+    def normalize(self, mean: Sequence[float], std: Sequence[float]) -> ImageBatch:
+        """``(pixel - mean) / std`` per channel in float32, with the padding left at exactly zero."""
+        shape = (1, -1, 1, 1)
+        mean_tensor = torch.tensor(mean, dtype=torch.float32, device=self.tensors.device).view(shape)
+        std_tensor = torch.tensor(std, dtype=torch.float32, device=self.tensors.device).view(shape)
+        pixels = (self.tensors.to(torch.float32) - mean_tensor) / std_tensor
+        for image, (height, width) in zip(pixels, self.image_sizes, strict=True):
+            image[:, height:, :] = 0
+            image[:, :, width:] = 0
+        return ImageBatch(pixels, self.image_sizes)
