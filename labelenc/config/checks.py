@@ -1,0 +1,129 @@
+"""Checks of a merged configuration: what cannot work is said before anything is built."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from yacs.config import CfgNode
+
+from labelenc.config.errors import ConfigError
+
+# Features of the ancestors that this package does not have: key -> the only value accepted.
+UNSUPPORTED: dict[str, Any] = {
+    "MODEL.MASK_ON": False,
+    "MODEL.KEYPOINT_ON": False,
+    "MODEL.CLS_AGNOSTIC_BBOX_REG": False,
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.RESNETS.RES5_DILATION": 1,
+    "INPUT.VERTICAL_FLIP_PROB_TRAIN": 0.0,
+    "INPUT.BRIGHTNESS": 0.0,
+    "INPUT.CONTRAST": 0.0,
+    "INPUT.SATURATION": 0.0,
+    "INPUT.HUE": 0.0,
+    "TEST.BBOX_AUG.ENABLED": False,
+}
+BODY_PATTERN = re.compile(r"^(R-(18|34|50|101|152)|timm/[\w.]+)-FPN(-RETINANET)?$")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "DTYPE": ("float32", "float16", "bfloat16"),
+    "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
+    "SOLVER.LR_SCHEDULE": ("multistep", "cosine"),
+    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("norm", "value"),
+}
+POSITIVE = (
+    "SOLVER.MAX_ITER",
+    "SOLVER.BASE_LR",
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.LOG_PERIOD",
+    "TEST.IMS_PER_BATCH",
+    "TEST.DETECTIONS_PER_IMG",
+    "MODEL.LABELENC.ENCODER_WIDTH",
+    "INPUT.MIN_SIZE_TEST",
+    "INPUT.MAX_SIZE_TEST",
+    "INPUT.MAX_SIZE_TRAIN",
+)
+
+
+def check_config(cfg: CfgNode, kind: str) -> None:
+    """Raise ConfigError for the first thing in ``cfg`` that cannot work; ``kind`` is the detector."""
+    _check_features(cfg)
+    _check_values(cfg)
+    _check_input(cfg)
+    if kind == "retinanet":
+        _check_retinanet(cfg)
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    node: Any = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def _check_features(cfg: CfgNode) -> None:
+    for key, accepted in UNSUPPORTED.items():
+        if _value(cfg, key) != accepted:
+            raise ConfigError(
+                f"{key} is {_value(cfg, key)!r}, but labelenc does not have this feature; set it to {accepted!r}"
+            )
+    if any(cfg.MODEL.RESNETS.STAGE_WITH_DCN):
+        raise ConfigError(
+            "MODEL.RESNETS.STAGE_WITH_DCN asks for deformable convolutions, which this version does not have; "
+            "set it to (False, False, False, False)"
+        )
+    body = cfg.MODEL.BACKBONE.CONV_BODY
+    if not BODY_PATTERN.match(body):
+        raise ConfigError(
+            f"MODEL.BACKBONE.CONV_BODY {body!r} is not available; write R-18, R-34, R-50, R-101, R-152 or "
+            "timm/<model> followed by -FPN-RETINANET (P3-P7) or -FPN (P2-P6)"
+        )
+
+
+def _check_values(cfg: CfgNode) -> None:
+    for key, choices in CHOICES.items():
+        if _value(cfg, key) not in choices:
+            raise ConfigError(f"{key} must be one of {', '.join(choices)}, not {_value(cfg, key)!r}")
+    for key in POSITIVE:
+        if not _value(cfg, key) > 0:
+            raise ConfigError(f"{key} must be positive, not {_value(cfg, key)!r}")
+    steps = tuple(cfg.SOLVER.STEPS)
+    if list(steps) != sorted(steps):
+        raise ConfigError(f"SOLVER.STEPS must increase, not {steps}")
+    for key in ("MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS", "MODEL.LABELENC.AUXILIARY_LOSS_ITERS"):
+        if _value(cfg, key) < 0:
+            raise ConfigError(f"{key} must not be negative, not {_value(cfg, key)}")
+
+
+def _check_input(cfg: CfgNode) -> None:
+    sizes = cfg.INPUT
+    if len(sizes.PIXEL_MEAN) != 3 or len(sizes.PIXEL_STD) != 3 or not all(s > 0 for s in sizes.PIXEL_STD):
+        raise ConfigError("INPUT.PIXEL_MEAN and INPUT.PIXEL_STD need three numbers each, the latter positive")
+    low, high = sizes.MIN_SIZE_RANGE_TRAIN
+    if low != -1 and not 0 < low <= high:
+        raise ConfigError(
+            f"INPUT.MIN_SIZE_RANGE_TRAIN must be (low, high) with 0 < low <= high, or (-1, -1) for off; "
+            f"not {(low, high)}"
+        )
+    if low == -1 and (not sizes.MIN_SIZE_TRAIN or min(sizes.MIN_SIZE_TRAIN) <= 0):
+        raise ConfigError(f"INPUT.MIN_SIZE_TRAIN needs positive sizes, not {sizes.MIN_SIZE_TRAIN}")
+
+
+def _check_retinanet(cfg: CfgNode) -> None:
+    settings = cfg.MODEL.RETINANET
+    sizes, strides = tuple(settings.ANCHOR_SIZES), tuple(settings.ANCHOR_STRIDES)
+    if strides not in ((8, 16, 32), (8, 16, 32, 64, 128)):
+        raise ConfigError(
+            f"MODEL.RETINANET.ANCHOR_STRIDES must be (8, 16, 32) or (8, 16, 32, 64, 128), not {strides}"
+        )
+    if len(sizes) != len(strides):
+        raise ConfigError(
+            f"MODEL.RETINANET.ANCHOR_SIZES has {len(sizes)} entries and ANCHOR_STRIDES {len(strides)}; "
+            "give one size per stride"
+        )
+    if not cfg.MODEL.BACKBONE.CONV_BODY.endswith("-FPN-RETINANET"):
+        raise ConfigError(
+            f"RetinaNet needs P3 and up: write MODEL.BACKBONE.CONV_BODY …-FPN-RETINANET, "
+            f"not {cfg.MODEL.BACKBONE.CONV_BODY!r}"
+        )

@@ -1,0 +1,232 @@
+"""From a yaml file and ``KEY VALUE`` pairs to one frozen, checked configuration."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from labelenc.config.checks import check_config
+from labelenc.config.defaults import default_config
+from labelenc.config.errors import ConfigError
+
+# The ancestors' class counts, background included.
+LEGACY_CLASS_KEYS = {
+    "retinanet": "MODEL.RETINANET.NUM_CLASSES",
+    "fcos": "MODEL.FCOS.NUM_CLASSES",
+    "faster_rcnn": "MODEL.ROI_BOX_HEAD.NUM_CLASSES",
+}
+# Below these nodes the user chooses the names.
+FREE_NODES = ("DATASETS.REGISTER", "MODEL.TIMM.KWARGS")
+
+
+def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = ()) -> CfgNode:
+    """Defaults, then the yaml file, then the overrides; checked and frozen.
+
+    Args:
+        path: a yaml file, or None for the defaults alone.
+        opts: alternating keys and values as they come from a command line,
+            ``["SOLVER.BASE_LR", "0.005", "OUTPUT_DIR", "exps/x"]``.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown key (the nearest known one is named), a value of the
+            wrong type, or a combination that cannot work.
+    """
+    cfg = default_config()
+    explicit: set[str] = set()
+    if path is not None:
+        for key, value in _leaves(_read_yaml(path)):
+            _assign(cfg, key, value, where=f"in {path}")
+            explicit.add(key)
+    if len(opts) % 2:
+        raise ConfigError(
+            f"overrides come in pairs KEY VALUE, but {len(opts)} words were given; the last is {opts[-1]!r}"
+        )
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        for leaf, leaf_value in _option_leaves(key, _literal(value)):
+            _assign(cfg, leaf, leaf_value, where="on the command line")
+            explicit.add(leaf)
+    _resolve(cfg, explicit)
+    check_config(cfg, detector_kind(cfg))
+    cfg.freeze()
+    return cfg
+
+
+def detector_kind(cfg: CfgNode) -> str:
+    """``"retinanet"``, ``"fcos"`` or ``"faster_rcnn"``; the one place where this is decided."""
+    if cfg.MODEL.RETINANET_ON and cfg.MODEL.FCOS_ON:
+        raise ConfigError("MODEL.RETINANET_ON and MODEL.FCOS_ON are both True; switch one of them off")
+    if cfg.MODEL.RETINANET_ON:
+        return "retinanet"
+    return "fcos" if cfg.MODEL.FCOS_ON else "faster_rcnn"
+
+
+def num_classes(cfg: CfgNode) -> int:
+    """Foreground classes of the detector: MODEL.NUM_CLASSES, or where that is 0 the detector's legacy key."""
+    if cfg.MODEL.NUM_CLASSES:
+        return cfg.MODEL.NUM_CLASSES
+    return _get(cfg, LEGACY_CLASS_KEYS[detector_kind(cfg)]) - 1
+
+
+def with_num_classes(cfg: CfgNode, in_data: int, where: str) -> CfgNode:
+    """A frozen copy whose class count is that of the data.
+
+    Args:
+        in_data: number of categories in the annotations.
+        where: the data set or file they were read from, for the message.
+
+    Raises:
+        ConfigError: MODEL.NUM_CLASSES (or the legacy key it came from) contradicts the data.
+    """
+    wanted = cfg.MODEL.NUM_CLASSES
+    legacy = LEGACY_CLASS_KEYS[detector_kind(cfg)]
+    if wanted and wanted != in_data:
+        raise ConfigError(
+            f"the configuration says {wanted} classes (MODEL.NUM_CLASSES, or {legacy} - 1) but {where} has "
+            f"{in_data} categories; write MODEL.NUM_CLASSES 0 to follow the data (or {legacy} {in_data + 1}), "
+            "or correct the annotations"
+        )
+    resolved = cfg.clone()
+    resolved.defrost()
+    resolved.MODEL.NUM_CLASSES = in_data
+    _set(resolved, legacy, in_data + 1)
+    resolved.freeze()
+    return resolved
+
+
+def _read_yaml(path: str | os.PathLike) -> dict:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            content = yaml.safe_load(stream)
+    except FileNotFoundError:
+        raise ConfigError(f"config file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {path} is not valid yaml: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"config file {path} must hold KEY: value lines, not a {type(content).__name__}")
+    return content
+
+
+def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; text is read as a Python literal where it is one, as yacs does."""
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, name + ".")
+        elif not isinstance(value, dict):
+            yield name, _literal(value)
+
+
+def _option_leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        yield from _leaves(value, key + ".")
+    else:
+        yield key, value
+
+
+def _literal(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _assign(cfg: CfgNode, key: str, value: Any, where: str) -> None:
+    for free in FREE_NODES:
+        if key.startswith(free + "."):
+            _assign_free(_get(cfg, free), key[len(free) + 1 :].split("."), value)
+            return
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, CfgNode) or part not in node:
+            raise ConfigError(f"unknown key {key} {where}; {_nearest(cfg, key)}")
+        node = node[part]
+    if isinstance(node, CfgNode):
+        raise ConfigError(f"{key} {where} is a group of keys; write {key}.<name> and a value")
+    _set(cfg, key, _coerce(node, value, key, where))
+
+
+def _assign_free(node: CfgNode, parts: list[str], value: Any) -> None:
+    for part in parts[:-1]:
+        node = node.setdefault(part, CfgNode(new_allowed=True))
+    node[parts[-1]] = value
+
+
+def _coerce(current: Any, value: Any, key: str, where: str) -> Any:
+    """``value`` as the type of ``current``: lists and tuples interchange, an int serves as a float."""
+    if isinstance(value, type(current)) and not (isinstance(value, bool) and type(current) is int):
+        return value
+    if isinstance(current, (list, tuple)) and isinstance(value, (list, tuple)):
+        return type(current)(value)
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    # The ancestors give a few whole numbers where fractions make sense (BIAS_LR_FACTOR, WEIGHT_DECAY_BIAS).
+    if key in ("SOLVER.BIAS_LR_FACTOR", "SOLVER.WEIGHT_DECAY_BIAS") and isinstance(value, float):
+        return value
+    if isinstance(current, str) and isinstance(value, (int, float)):
+        return str(value)
+    hint = ' (one name still needs its comma: ("name",))' if isinstance(current, tuple) else ""
+    raise ConfigError(
+        f"{key} {where} must be a {type(current).__name__} like {current!r}, not {value!r}{hint}"
+    )
+
+
+def _nearest(cfg: CfgNode, key: str) -> str:
+    known = _all_keys(cfg)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    # The right name under the wrong group is the likelier slip than a similar spelling.
+    same_name = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    best = difflib.get_close_matches(key, same_name, n=1, cutoff=0.0) or close
+    return f"did you mean {best[0]}?"
+
+
+def _all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, value in cfg.items():
+        keys.extend(_all_keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [prefix + name])
+    return keys
+
+
+def _get(cfg: CfgNode, key: str) -> Any:
+    node: Any = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def _set(cfg: CfgNode, key: str, value: Any) -> None:
+    *groups, name = key.split(".")
+    node = cfg
+    for group in groups:
+        node = node[group]
+    node[name] = value
+
+
+def _resolve(cfg: CfgNode, explicit: set[str]) -> None:
+    """Fill in what follows from other keys."""
+    counts = {key: _get(cfg, key) - 1 for key in LEGACY_CLASS_KEYS.values() if key in explicit}
+    if cfg.MODEL.NUM_CLASSES:
+        counts["MODEL.NUM_CLASSES"] = cfg.MODEL.NUM_CLASSES
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{key} means {count} foreground classes" for key, count in counts.items())
+        raise ConfigError(f"contradicting class counts: {said}; keep MODEL.NUM_CLASSES and drop the others")
+    if counts:
+        count = next(iter(counts.values()))
+        if count < 1:
+            raise ConfigError(f"{next(iter(counts))} leaves no foreground class; it must be larger")
+        cfg.MODEL.NUM_CLASSES = count
+        _set(cfg, LEGACY_CLASS_KEYS[detector_kind(cfg)], count + 1)
+    body = cfg.MODEL.BACKBONE.CONV_BODY
+    if body.startswith(("R-18-", "R-34-")) and "MODEL.RESNETS.RES2_OUT_CHANNELS" not in explicit:
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
