@@ -1,0 +1,1 @@
+"""Bodies, the feature pyramid and pretrained weights."""

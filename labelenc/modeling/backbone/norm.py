@@ -1,0 +1,53 @@
+"""Normalisation layers of the bodies and the FPN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+NormFactory = Callable[[int], nn.Module]
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation with fixed statistics and fixed affine terms, all of them buffers.
+
+    There is no epsilon: the MSRA weights already have it folded into ``running_var``.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * self.running_var.rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.to(x.dtype).view(1, -1, 1, 1) + shift.to(x.dtype).view(1, -1, 1, 1)
+
+
+def group_norm(num_groups: int, channels_per_group: int, eps: float) -> NormFactory:
+    """GroupNorm by the number of groups, or by channels per group where that is positive.
+
+    Raises:
+        ValueError: (from the factory) the channels do not divide into the groups.
+    """
+
+    def make(channels: int) -> nn.Module:
+        groups = channels // channels_per_group if channels_per_group > 0 else num_groups
+        if groups < 1 or channels % groups:
+            raise ValueError(
+                f"{channels} channels do not divide into {groups} groups; "
+                "set MODEL.GROUP_NORM.NUM_GROUPS or DIM_PER_GP to a divisor of every layer's channels"
+            )
+        return nn.GroupNorm(groups, channels, eps)
+
+    return make

@@ -1,0 +1,134 @@
+"""ResNet and ResNeXt bodies (He et al., CVPR 2016; Xie et al., CVPR 2017).
+
+Attribute names (``stem.conv1``, ``layer1.0.downsample.0`` …) are the checkpoint format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from labelenc.modeling.backbone.norm import NormFactory
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+@dataclass(frozen=True)
+class ResNetSettings:
+    """Sizes of a body. ``res2_channels`` are the channels of C2; each stage doubles them."""
+
+    depth: int = 50
+    stem_channels: int = 64
+    res2_channels: int = 256
+    groups: int = 1
+    width_per_group: int = 64
+    stride_in_1x1: bool = True
+
+
+def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A bias-free convolution with 'same' padding, initialised uniformly as the ancestors do."""
+    layer = nn.Conv2d(
+        in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False
+    )
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    return layer
+
+
+def shortcut(in_channels: int, out_channels: int, stride: int, norm: NormFactory) -> nn.Sequential | None:
+    """The projection of a residual block, or None where the identity fits."""
+    if in_channels == out_channels and stride == 1:
+        return None
+    return nn.Sequential(conv(in_channels, out_channels, 1, stride), norm(out_channels))
+
+
+class Stem(nn.Module):
+    """7x7 convolution and max pooling: stride 4."""
+
+    def __init__(self, channels: int, norm: NormFactory) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_uniform_(self.conv1.weight, a=1)
+        self.bn1 = norm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu_(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions (R-18, R-34)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, norm: NormFactory, settings: ResNetSettings
+    ) -> None:
+        super().__init__()
+        self.downsample = shortcut(in_channels, out_channels, stride, norm)
+        self.conv1 = conv(in_channels, out_channels, 3, stride)
+        self.bn1 = norm(out_channels)
+        self.conv2 = conv(out_channels, out_channels, 3)
+        self.bn2 = norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu_(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return F.relu_(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1; the 3x3 may be grouped (ResNeXt). The stride sits in the first 1x1 (MSRA) or the 3x3."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, norm: NormFactory, settings: ResNetSettings
+    ) -> None:
+        super().__init__()
+        widening = out_channels // settings.res2_channels
+        inner = settings.groups * settings.width_per_group * widening
+        first, second = (stride, 1) if settings.stride_in_1x1 else (1, stride)
+        self.downsample = shortcut(in_channels, out_channels, stride, norm)
+        self.conv1 = conv(in_channels, inner, 1, first)
+        self.bn1 = norm(inner)
+        self.conv2 = conv(inner, inner, 3, second, settings.groups)
+        self.bn2 = norm(inner)
+        self.conv3 = conv(inner, out_channels, 1)
+        self.bn3 = norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu_(self.bn1(self.conv1(x)))
+        out = F.relu_(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return F.relu_(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """(N, 3, H, W) to [C2, C3, C4, C5] with strides 4, 8, 16, 32.
+
+    Args:
+        settings: sizes.
+        norm: makes the normalisation of a number of channels.
+        freeze_at: the stem (1) and that many stages less one get no gradient; 0 freezes nothing.
+    """
+
+    def __init__(self, settings: ResNetSettings, norm: NormFactory, freeze_at: int) -> None:
+        super().__init__()
+        block = BasicBlock if settings.depth in (18, 34) else Bottleneck
+        self.stem = Stem(settings.stem_channels, norm)
+        self.out_channels = tuple(settings.res2_channels * 2**stage for stage in range(4))
+        previous = settings.stem_channels
+        for stage, (channels, count) in enumerate(zip(self.out_channels, BLOCKS[settings.depth], strict=True)):
+            blocks = []
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(block(previous, channels, stride, norm, settings))
+                previous = channels
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        for part in [self.stem, self.layer1, self.layer2, self.layer3, self.layer4][:freeze_at]:
+            part.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(x)
+        levels = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            levels.append(x)
+        return levels

@@ -1,0 +1,1 @@
+"""Heads that predict at every position of the pyramid."""

@@ -1,0 +1,185 @@
+"""RetinaNet (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from labelenc import ops
+from labelenc.modeling.box_coder import BoxCoder
+from labelenc.modeling.dense.anchors import AnchorGenerator, inside_image
+from labelenc.modeling.losses import mean_over_processes, smooth_l1_sum
+from labelenc.modeling.matching import BETWEEN, Matcher
+from labelenc.structures import BoxList, ImageBatch, box_ops
+
+BACKGROUND = 0
+IGNORED = -1
+
+
+@dataclass(frozen=True)
+class RetinaNetLossSettings:
+    """``alpha``, ``gamma`` of the focal loss; ``beta`` of the smooth L1 loss, which is divided by
+    ``box_weight``; anchors that leave the image by ``straddle`` pixels or more are ignored (negative: none)."""
+
+    alpha: float = 0.25
+    gamma: float = 2.0
+    beta: float = 0.11
+    box_weight: float = 4.0
+    straddle: float = -1
+
+
+@dataclass(frozen=True)
+class RetinaNetDetectSettings:
+    """Per level the ``pre_nms_top_n`` best class scores above ``score_threshold`` are decoded; after NMS
+    per class at ``nms_threshold`` the best ``max_detections`` of an image remain."""
+
+    score_threshold: float = 0.05
+    pre_nms_top_n: int = 1000
+    nms_threshold: float = 0.4
+    max_detections: int = 100
+
+
+class RetinaNetHead(nn.Module):
+    """Two towers of 3x3 convolutions, shared by all levels.
+
+    Maps levels (N, channels, H, W) to class logits (N, A * classes, H, W) and box offsets (N, A * 4, H, W)
+    per level. The class bias starts at the logit of ``prior``.
+    """
+
+    def __init__(self, channels: int, num_classes: int, per_cell: int, num_convs: int, prior: float) -> None:
+        super().__init__()
+        self.cls_tower = self._tower(channels, num_convs)
+        self.bbox_tower = self._tower(channels, num_convs)
+        self.cls_logits = nn.Conv2d(channels, per_cell * num_classes, 3, padding=1)
+        self.bbox_pred = nn.Conv2d(channels, per_cell * 4, 3, padding=1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior) / prior))
+
+    @staticmethod
+    def _tower(channels: int, num_convs: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for _ in range(num_convs):
+            layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
+        return nn.Sequential(*layers)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits = [self.cls_logits(self.cls_tower(feature)) for feature in features]
+        offsets = [self.bbox_pred(self.bbox_tower(feature)) for feature in features]
+        return logits, offsets
+
+
+def per_anchor(output: Tensor, values: int) -> Tensor:
+    """(N, A * values, H, W) to (N, H * W * A, values), the order of the anchors, in float32."""
+    count, _, height, width = output.shape
+    return output.view(count, -1, values, height, width).permute(0, 3, 4, 1, 2).reshape(count, -1, values).float()
+
+
+class RetinaNet(nn.Module):
+    """The head with its anchors, target assignment, losses and decoding.
+
+    Kept as the detector's attribute ``rpn``; labels are 1..classes, 0 is background.
+    """
+
+    def __init__(
+        self,
+        head: RetinaNetHead,
+        anchor_generator: AnchorGenerator,
+        matcher: Matcher,
+        box_coder: BoxCoder,
+        num_classes: int,
+        loss: RetinaNetLossSettings,
+        detect: RetinaNetDetectSettings,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.anchor_generator = anchor_generator
+        self.matcher = matcher
+        self.box_coder = box_coder
+        self.num_classes = num_classes
+        self.loss_settings = loss
+        self.detect_settings = detect
+
+    @torch.no_grad()
+    def assign(self, anchors: Tensor, image_size: tuple[int, int], target: BoxList) -> tuple[Tensor, Tensor]:
+        """Labels (R,) int64 (IGNORED, BACKGROUND or a class) and offsets (R, 4) of the anchors (R, 4).
+
+        ``image_size`` is (height, width) without padding.
+        """
+        matches = self.matcher(target.bbox, anchors)
+        positive = matches >= 0
+        labels = anchors.new_zeros(len(anchors), dtype=torch.int64)
+        labels[positive] = target.get_field("labels")[matches[positive]]
+        labels[matches == BETWEEN] = IGNORED
+        labels[~inside_image(anchors, image_size, self.loss_settings.straddle)] = IGNORED
+        offsets = torch.zeros_like(anchors)
+        offsets[positive] = self.box_coder.encode(target.bbox[matches[positive]], anchors[positive])
+        return labels, offsets
+
+    def losses(
+        self, images: ImageBatch, features: Sequence[Tensor], targets: Sequence[BoxList]
+    ) -> dict[str, Tensor]:
+        """``loss_retina_cls``: focal loss over (positives + images); ``loss_retina_reg``: smooth L1 over
+        (box_weight x positives). Both counts are averaged over the processes."""
+        settings = self.loss_settings
+        anchors = torch.cat(self.anchor_generator(features))
+        assigned = [
+            self.assign(anchors, size, target) for size, target in zip(images.image_sizes, targets, strict=True)
+        ]
+        labels = torch.cat([labels for labels, _ in assigned])
+        wanted = torch.cat([offsets for _, offsets in assigned])
+        all_logits, all_offsets = self.head(features)
+        logits = torch.cat([per_anchor(level, self.num_classes) for level in all_logits], dim=1)
+        offsets = torch.cat([per_anchor(level, 4) for level in all_offsets], dim=1)
+
+        positive = labels > 0
+        positives = mean_over_processes(positive.sum().float())
+        classification = ops.sigmoid_focal_loss(
+            logits.flatten(0, 1), labels, gamma=settings.gamma, alpha=settings.alpha, reduction="sum"
+        )
+        regression = smooth_l1_sum(offsets.flatten(0, 1)[positive], wanted[positive], settings.beta)
+        return {
+            "loss_retina_cls": classification / (positives + len(targets)),
+            "loss_retina_reg": regression / (settings.box_weight * positives).clamp(min=1),
+        }
+
+    def detect(self, images: ImageBatch, features: Sequence[Tensor]) -> list[BoxList]:
+        """Detections of every image, best first, with the fields ``scores`` and ``labels``, in the
+        coordinates of the images as they are in the batch."""
+        anchors = self.anchor_generator(features)
+        all_logits, all_offsets = self.head(features)
+        logits = [per_anchor(level, self.num_classes) for level in all_logits]
+        offsets = [per_anchor(level, 4) for level in all_offsets]
+        detections = []
+        for index, (height, width) in enumerate(images.image_sizes):
+            levels = [
+                self._detect_level(logits[level][index], offsets[level][index], anchors[level])
+                for level in range(len(anchors))
+            ]
+            boxes, scores, labels = (torch.cat(parts) for parts in zip(*levels, strict=True))
+            boxes = box_ops.clip(boxes, (width, height))
+            keep = ops.batched_nms(
+                boxes, scores, labels, self.detect_settings.nms_threshold, legacy_offset=True
+            )[: self.detect_settings.max_detections]
+            found = BoxList(boxes[keep], (width, height))
+            found.add_field("scores", scores[keep])
+            found.add_field("labels", labels[keep])
+            detections.append(found)
+        return detections
+
+    def _detect_level(self, logits: Tensor, offsets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        settings = self.detect_settings
+        scores = logits.sigmoid().flatten()
+        candidates = (scores > settings.score_threshold).nonzero().squeeze(1)
+        scores = scores[candidates]
+        scores, order = scores.topk(min(settings.pre_nms_top_n, len(scores)))
+        candidates = candidates[order]
+        rows = candidates // self.num_classes
+        labels = candidates % self.num_classes + 1
+        return self.box_coder.decode(offsets[rows], anchors[rows]), scores, labels

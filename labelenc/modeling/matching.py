@@ -1,0 +1,44 @@
+"""Which ground-truth box a reference box stands for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labelenc.structures import box_ops
+
+BELOW_LOW = -1
+BETWEEN = -2
+
+
+class Matcher:
+    """Matches every reference (anchor, proposal) to the ground-truth box of highest IoU.
+
+    Args:
+        high: IoU from which a reference is a match.
+        low: IoU below which it is background; between the two it is ignored.
+        allow_low_quality: references that are a ground-truth box's best keep it whatever the IoU.
+    """
+
+    def __init__(self, high: float, low: float, allow_low_quality: bool) -> None:
+        if low > high:
+            raise ValueError(f"low threshold {low} exceeds high threshold {high}")
+        self.high = high
+        self.low = low
+        self.allow_low_quality = allow_low_quality
+
+    def __call__(self, truth: Tensor, references: Tensor) -> Tensor:
+        """(G, 4) and (R, 4) boxes to (R,) int64: an index below G, BELOW_LOW or BETWEEN."""
+        if len(truth) == 0:
+            return torch.full((len(references),), BELOW_LOW, dtype=torch.int64, device=references.device)
+        return self.match_quality(box_ops.pairwise_iou(truth, references))
+
+    def match_quality(self, quality: Tensor) -> Tensor:
+        """The same from a ready (G, R) matrix of IoUs; G must not be 0."""
+        best, index = quality.max(dim=0)
+        matches = torch.where(best < self.low, BELOW_LOW, index)
+        matches = torch.where((best >= self.low) & (best < self.high), BETWEEN, matches)
+        if self.allow_low_quality:
+            best_of_truth = quality.max(dim=1, keepdim=True).values
+            matches = torch.where((quality == best_of_truth).any(dim=0), index, matches)
+        return matches
