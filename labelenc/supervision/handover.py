@@ -1,0 +1,93 @@
+"""What step 1 hands to step 2: the content of ``label_encoding_function.pth``.
+
+``{"label_encoding_function": …, "rpn": …[, "roi_heads": …]}``, each a plain state_dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from labelenc.modeling import Detector
+
+ENCODER = "label_encoding_function"
+HEADS = ("rpn", "roi_heads")
+
+
+class HandoverError(ValueError):
+    """A step-1 file that does not fit the step-2 model; the message says what differs."""
+
+
+def export_label_encoding(model: Detector) -> dict[str, dict[str, Tensor]]:
+    """The encoder and the heads of a step-1 model, on the CPU."""
+    parts = [ENCODER, *(head for head in HEADS if isinstance(getattr(model, head, None), nn.Module))]
+    return {
+        part: {name: tensor.detach().cpu() for name, tensor in model.get_submodule(part).state_dict().items()}
+        for part in parts
+    }
+
+
+def load_label_encoding(model: Detector, content: Mapping[str, Any], source: str) -> None:
+    """Start a step-2 model from a step-1 file: encoder and heads strictly, the image FPN from the encoder's.
+
+    Args:
+        model: a step-2 model; changed in place.
+        content: what ``export_label_encoding`` made or a published file holds.
+        source: the file's name, for messages.
+
+    Raises:
+        HandoverError: parts are missing, or names or shapes differ.
+    """
+    parts = [ENCODER, *(head for head in HEADS if isinstance(getattr(model, head, None), nn.Module))]
+    missing = [part for part in parts if not isinstance(content.get(part), Mapping)]
+    if missing:
+        raise HandoverError(
+            f"{source} is not a step-1 file for this detector: it lacks {', '.join(missing)} (it has "
+            f"{', '.join(map(str, content)) or 'nothing'}). Give --labelenc the label_encoding_function.pth that "
+            "step 1 wrote with the same configuration"
+        )
+    states = {part: _plain(content[part]) for part in parts}
+    _check_encoder(model.get_submodule(ENCODER), states[ENCODER], source)
+    for part in parts:
+        _load_strictly(model.get_submodule(part), states[part], part, source)
+    prefix = "fpn."
+    fpn = {k.removeprefix(prefix): v for k, v in states[ENCODER].items() if k.startswith(prefix)}
+    _load_strictly(model.get_submodule("backbone.fpn"), fpn, "backbone.fpn", source)
+
+
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _stage_channels(state: Mapping[str, Tensor]) -> list[int]:
+    last = ("body.stage2.con3.weight", "body.stage3.0.con3.weight")
+    last += ("body.stage4.0.con3.weight", "body.stage5.con3.weight")
+    return [state[name].shape[0] for name in last if name in state]
+
+
+def _check_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """The two mistakes people make, in plain words: another body, other classes."""
+    own, given = _stage_channels(encoder.state_dict()), _stage_channels(state)
+    if own != given:
+        raise HandoverError(
+            f"{source} encodes into stages of {given} channels, but this backbone's stages have {own}; run step 1 "
+            "with a backbone of the same channels (R-50, R-101 and X-101 share theirs)"
+        )
+    stem = "body.stage1.weight"
+    if stem in state and state[stem].shape[1] != encoder.state_dict()[stem].shape[1]:
+        raise HandoverError(
+            f"{source} was trained for {state[stem].shape[1]} classes, this model has "
+            f"{encoder.state_dict()[stem].shape[1]}; run step 1 on the same classes"
+        )
+
+
+def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], part: str, source: str) -> None:
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise HandoverError(
+            f"{part} of {source} does not fit this model; step 1 and step 2 need the same detector "
+            f"configuration. {error}"
+        ) from None
