@@ -1,0 +1,30 @@
+"""Data sets, loaders and checks."""
+
+from labelenc.data.annotations import Annotations, DataError, Problem
+from labelenc.data.build import (
+    build_test_loaders,
+    build_train_loader,
+    check_datasets,
+    coco_ground_truth,
+    read_dataset_info,
+)
+from labelenc.data.check import stop_if_unusable
+from labelenc.data.coco import CocoDataset, Sample
+from labelenc.data.samplers import Draw
+from labelenc.data.shapes import generate_shapes
+
+__all__ = [
+    "Annotations",
+    "CocoDataset",
+    "DataError",
+    "Draw",
+    "Problem",
+    "Sample",
+    "build_test_loaders",
+    "build_train_loader",
+    "check_datasets",
+    "coco_ground_truth",
+    "generate_shapes",
+    "read_dataset_info",
+    "stop_if_unusable",
+]

@@ -1,0 +1,252 @@
+"""Configuration to data sets and loaders."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from yacs.config import CfgNode
+
+from labelenc.config import ConfigError, resolve_dataset
+from labelenc.data import voc
+from labelenc.data.annotations import STOPS, Annotations, DataError, Problem
+from labelenc.data.check import check_set
+from labelenc.data.coco import CocoDataset, ConcatenatedDataset, Sample
+from labelenc.data.parse import load_coco, read_json
+from labelenc.data.samplers import Draw, TestBatchSampler, TrainBatchSampler
+from labelenc.data.transforms import Transform
+from labelenc.structures import Batch, DatasetInfo, ImageBatch
+
+_FLIP_PROBABILITY = 0.5
+
+
+def read_dataset_info(cfg: CfgNode, names: Sequence[str]) -> DatasetInfo:
+    """What several sets have in common: their categories, and how many images they list together.
+
+    Raises:
+        DataError: a file can't be read, has a fault that stops training, or the sets differ in their
+        categories.
+    """
+    if not names:
+        raise ConfigError("no data set is named; write one in DATASETS.TRAIN or DATASETS.TEST")
+    sets = [_load(cfg, name).require_sound() for name in names]
+    for other in sets[1:]:
+        difference = _category_difference(sets[0], other)
+        if difference is not None:
+            raise DataError(f"{difference}. Sets used together must have the same categories")
+    return DatasetInfo(
+        name="+".join(names),
+        categories=sets[0].categories,
+        annotation_file=_annotation_file(cfg, names[0]),
+        num_images=sum(len(part) for part in sets),
+    )
+
+
+def build_train_loader(
+    cfg: CfgNode, num_replicas: int, rank: int, start_iteration: int, max_iter: int
+) -> DataLoader[Batch]:
+    """The batches of iterations `start_iteration` to `max_iter`, this process's share of each.
+
+    `cfg.SEED` must be resolved (>= 0). Each batch holds SOLVER.IMS_PER_BATCH // num_replicas images.
+    """
+    if cfg.SEED < 0:
+        raise ConfigError(f"SEED is {cfg.SEED}; draw one before the loaders are built")
+    read_dataset_info(cfg, cfg.DATASETS.TRAIN)
+    parts = [_dataset(cfg, name, training=True) for name in cfg.DATASETS.TRAIN]
+    dataset = ConcatenatedDataset(parts)
+    sampler = TrainBatchSampler(
+        dataset.aspect_groups() if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
+        len(dataset),
+        _share(cfg.SOLVER.IMS_PER_BATCH, num_replicas, "SOLVER.IMS_PER_BATCH") * num_replicas,
+        cfg.SEED,
+        start_iteration,
+        max_iter,
+        num_replicas,
+        rank,
+    )
+    return _loader(cfg, dataset, sampler)
+
+
+def build_test_loaders(
+    cfg: CfgNode, num_replicas: int, rank: int
+) -> list[tuple[DatasetInfo, DataLoader[Batch]]]:
+    """One loader for each set of DATASETS.TEST; over all processes every image comes exactly once.
+
+    Processes may have different numbers of batches. Each batch holds at most TEST.IMS_PER_BATCH //
+    num_replicas images (at least one).
+    """
+    loaders: list[tuple[DatasetInfo, DataLoader[Batch]]] = []
+    for name in cfg.DATASETS.TEST:
+        dataset = _dataset(cfg, name, training=False)
+        groups = dataset.aspect_groups() if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
+        batch_size = max(cfg.TEST.IMS_PER_BATCH // num_replicas, 1)
+        sampler = TestBatchSampler(groups, len(dataset), batch_size, num_replicas, rank)
+        loaders.append((dataset.info, _loader(cfg, dataset, sampler)))
+    return loaders
+
+
+def check_datasets(cfg: CfgNode, full: bool = False, train: bool = True, test: bool = True) -> list[Problem]:
+    """All problems of the sets in DATASETS.TRAIN and DATASETS.TEST; see `stop_if_unusable`.
+
+    Args:
+        full: decode every image; otherwise a few dozen of each set.
+        train: look at DATASETS.TRAIN.
+        test: look at DATASETS.TEST.
+    """
+    names = [(name, True) for name in cfg.DATASETS.TRAIN if train] + [
+        (name, False) for name in cfg.DATASETS.TEST if test
+    ]
+    problems: list[Problem] = []
+    first: Annotations | None = None
+    for name, training in names:
+        try:
+            annotations = _load(cfg, name)
+        except DataError as error:
+            problems.append(Problem(name, "unusable annotations", STOPS, _source_file(cfg, name), str(error)))
+            continue
+        problems += check_set(annotations, _image_dir(cfg, name), training, full)
+        first = first or annotations
+        difference = _category_difference(first, annotations)
+        if difference is not None:
+            problems.append(Problem(name, "other categories", STOPS, annotations.source, difference))
+    return problems
+
+
+def coco_ground_truth(cfg: CfgNode, name: str) -> dict[str, Any]:
+    """The ground truth of a set as a COCO dictionary, for the evaluator.
+
+    Keys that pycocotools needs but many own files lack (`area`, `iscrowd`) are filled in; annotations whose
+    box is not finite are left out. Boxes without area stay, so that results on COCO equal those of COCO's own
+    evaluation.
+    """
+    _load(cfg, name).require_sound()
+    source = resolve_dataset(cfg, name)
+    if source.kind == "voc":
+        return voc.voc_to_coco(source.images, str(source.split))
+    truth = read_json(str(source.annotations), name)
+    finite = [a for a in truth.get("annotations", []) if all(abs(v) < float("inf") for v in a["bbox"])]
+    for annotation in finite:
+        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+        annotation.setdefault("iscrowd", 0)
+    return {**truth, "annotations": finite}
+
+
+def _load(cfg: CfgNode, name: str) -> Annotations:
+    source = resolve_dataset(cfg, name)
+    if source.kind == "voc":
+        return voc.load_voc(source.images, str(source.split), name)
+    return load_coco(str(source.annotations), name)
+
+
+def _image_dir(cfg: CfgNode, name: str) -> str:
+    source = resolve_dataset(cfg, name)
+    return voc.image_dir(source.images) if source.kind == "voc" else source.images
+
+
+def _annotation_file(cfg: CfgNode, name: str) -> str | None:
+    return resolve_dataset(cfg, name).annotations
+
+
+def _source_file(cfg: CfgNode, name: str) -> str:
+    source = resolve_dataset(cfg, name)
+    return source.annotations or source.images
+
+
+def _category_difference(one: Annotations, other: Annotations) -> str | None:
+    """A sentence on how the categories of two sets differ; None where they are the same."""
+    if one.categories == other.categories:
+        return None
+    only_one = sorted(set(one.categories) - set(other.categories))[:5]
+    only_other = sorted(set(other.categories) - set(one.categories))[:5]
+    return (
+        f"{one.dataset} and {other.dataset} have different categories (id, name): only {one.dataset} "
+        f"({one.source}) has {only_one or 'nothing'}, "
+        f"only {other.dataset} ({other.source}) has {only_other or 'nothing'}"
+    )
+
+
+def _dataset(cfg: CfgNode, name: str, training: bool) -> CocoDataset:
+    return CocoDataset(
+        _load(cfg, name),
+        _image_dir(cfg, name),
+        _transform(cfg, training),
+        training,
+        _annotation_file(cfg, name),
+    )
+
+
+def _transform(cfg: CfgNode, training: bool) -> Transform:
+    if not training:
+        return Transform((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST, bgr=cfg.INPUT.TO_BGR255)
+    low, high = cfg.INPUT.MIN_SIZE_RANGE_TRAIN
+    sizes = tuple(cfg.INPUT.MIN_SIZE_TRAIN) if low == -1 else tuple(range(low, high + 1))
+    return Transform(sizes, cfg.INPUT.MAX_SIZE_TRAIN, _FLIP_PROBABILITY, cfg.INPUT.TO_BGR255)
+
+
+def _share(images: int, num_replicas: int, key: str) -> int:
+    if images % num_replicas or images <= 0:
+        raise ConfigError(
+            f"{key} is {images}, which cannot be split over {num_replicas} processes; use a multiple of it"
+        )
+    return images // num_replicas
+
+
+class _Deferring(Dataset[Sample | DataError]):
+    """Hands a DataError over as a value; raised in a worker, it would arrive buried in a traceback."""
+
+    def __init__(self, dataset: Dataset[Sample]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, item: int | Draw) -> Sample | DataError:
+        try:
+            return self.dataset[item]
+        except DataError as error:
+            return error
+
+
+def collate(samples: Sequence[Sample | DataError], size_divisibility: int) -> Batch | DataError:
+    """Pad samples to one batch; the first error among them takes its place."""
+    good = [sample for sample in samples if isinstance(sample, Sample)]
+    for sample in samples:
+        if isinstance(sample, DataError):
+            return sample
+    return Batch(
+        images=ImageBatch.from_tensors([sample.image for sample in good], size_divisibility),
+        targets=[sample.target for sample in good],
+        image_ids=[sample.image_id for sample in good],
+        original_sizes=[sample.original_size for sample in good],
+    )
+
+
+class _Loader(DataLoader):
+    """A DataLoader that raises the errors its workers deferred."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # Workers are not persistent and no name holds their iterator, so that an error ends them at once;
+        # held by the error's traceback, they would be waited for until they time out.
+        for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+def _init_worker(_worker: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _loader(cfg: CfgNode, dataset: Dataset[Sample], sampler: Sampler) -> _Loader:
+    return _Loader(
+        _Deferring(dataset),
+        batch_sampler=sampler,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=functools.partial(collate, size_divisibility=cfg.DATALOADER.SIZE_DIVISIBILITY),
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_init_worker,
+        # Its own generator: the loader's draw for its workers would otherwise move the global random state.
+        generator=torch.Generator().manual_seed(0),
+    )

@@ -1,0 +1,167 @@
+"""Pascal VOC folders (JPEGImages, Annotations, ImageSets/Main) as COCO-format dictionaries."""
+
+from __future__ import annotations
+
+import functools
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from labelenc.data.annotations import Annotations, DataError
+from labelenc.data.parse import parse_coco
+
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
+    *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+
+
+def voc_to_coco(root: str, split: str) -> dict[str, Any]:
+    """Read one split of a VOC folder.
+
+    VOC's boxes are inclusive corners counted from 1, so the COCO box is `[xmin - 1, ymin - 1, xmax - xmin +
+    1, ymax - ymin + 1]`. Objects marked `difficult` become crowd (`iscrowd` 1): they are neither trained on
+    nor counted against a detector, as in VOC's own evaluation. Categories are the 20 of VOC where they cover
+    all objects of the folder, else the sorted names in it; ids count from 1. Image ids are the digits of the
+    file names ("2008_000001" gives 2008000001) where these are numbers, else the positions in the split, from
+    1.
+
+    Raises:
+        DataError: a file is missing or malformed; the message names it.
+    """
+    stems = _read_split(root, split)
+    names = class_names(root)
+    category_of = {name: number for number, name in enumerate(names, start=1)}
+    files = _image_files(root)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, stem in zip(_image_ids(stems), stems, strict=True):
+        path = Path(root, "Annotations", stem + ".xml")
+        tree = _read_xml(path)
+        width, height = (_number(tree, f"size/{key}", path) for key in ("width", "height"))
+        images.append(
+            {
+                "id": image_id,
+                "file_name": files.get(stem, stem + ".jpg"),
+                "width": int(width),
+                "height": int(height),
+            }
+        )
+        for element in tree.findall("object"):
+            x0, y0, x1, y1 = (
+                _number(element, f"bndbox/{key}", path) for key in ("xmin", "ymin", "xmax", "ymax")
+            )
+            box = [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": category_of[_class_name(element, path)],
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": int((element.findtext("difficult") or "0").strip() == "1"),
+                }
+            )
+    categories = [{"id": number, "name": name} for name, number in category_of.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def load_voc(root: str, split: str, dataset: str) -> Annotations:
+    """Read and check one split of a VOC folder, once per process while its split file stays the same."""
+    path = _split_file(root, split)
+    stamp = path.stat().st_mtime_ns if path.is_file() else 0
+    return _load_voc(root, split, dataset, stamp)
+
+
+@functools.lru_cache(maxsize=16)
+def _load_voc(root: str, split: str, dataset: str, _stamp: int) -> Annotations:
+    return parse_coco(voc_to_coco(root, split), dataset, str(_split_file(root, split)))
+
+
+def image_dir(root: str) -> str:
+    return str(Path(root, "JPEGImages"))
+
+
+def class_names(root: str) -> tuple[str, ...]:
+    """The classes in all splits of a folder, so that a split which lacks one still numbers them alike."""
+    folder = Path(root, "Annotations")
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".xml")
+    except OSError as error:
+        raise DataError(
+            f"cannot list {folder}: {error}; the folder must hold the XML files of a Pascal VOC set"
+        ) from error
+    found: set[str] = set()
+    for path in paths:
+        found.update(_class_name(element, path) for element in _read_xml(path).findall("object"))
+    return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
+
+
+def _split_file(root: str, split: str) -> Path:
+    return Path(root, "ImageSets", "Main", split + ".txt")
+
+
+def _read_split(root: str, split: str) -> list[str]:
+    path = _split_file(root, split)
+    try:
+        with path.open(encoding="utf-8") as file:
+            # The class-wise split files of VOC carry a second column.
+            stems = [line.split()[0] for line in file if line.strip()]
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path}: {error.strerror}; a Pascal VOC folder needs "
+            f"ImageSets/Main/{split}.txt with one image name a line"
+        ) from error
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise DataError(f"{path} names {twice} more than once; keep one of the lines")
+    return stems
+
+
+def _image_ids(stems: Sequence[str]) -> list[int]:
+    digits = [stem.replace("_", "") for stem in stems]
+    if all(d.isascii() and d.isdigit() and len(d) <= 18 for d in digits):
+        numbers = [int(d) for d in digits]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(range(1, len(stems) + 1))
+
+
+def _image_files(root: str) -> dict[str, str]:
+    """File name by stem. The XML's <filename> is not used: in many converted sets it is stale."""
+    folder = image_dir(root)
+    try:
+        paths = sorted(Path(folder).iterdir(), reverse=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot list {folder}: {error}; a Pascal VOC folder needs its images there"
+        ) from error
+    return {path.stem: path.name for path in paths if path.suffix.lower() in _IMAGE_SUFFIXES}
+
+
+def _read_xml(path: Path) -> ET.Element:
+    try:
+        return ET.parse(path).getroot()
+    except FileNotFoundError as error:
+        raise DataError(
+            f"there is no {path}, which the split names; add it or take the image out of the split"
+        ) from error
+    except (OSError, ET.ParseError) as error:
+        raise DataError(f"{path} is not valid XML: {error}; copy or export it again") from error
+
+
+def _class_name(element: ET.Element, path: Path) -> str:
+    name = (element.findtext("name") or "").strip()
+    if not name:
+        raise DataError(f"{path}: an <object> has no <name>; write its class there")
+    return name
+
+
+def _number(element: ET.Element, key: str, path: Path) -> float:
+    text = element.findtext(key)
+    try:
+        return float(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: <{key}> is {text!r}, not a number; correct the file") from error

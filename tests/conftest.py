@@ -1,0 +1,34 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Folder of reference records and sample data beside the checkout; tests that need it skip without it."""
+    folder = Path(__file__).resolve().parents[1] / "../shared"
+    if not folder.is_dir():
+        pytest.skip("needs the folder 'shared' (reference records, sample data) beside the checkout")
+    return folder.resolve()
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A fresh seed, already given to torch and printed; pytest shows it when the test fails."""
+    value = int(torch.empty((), dtype=torch.int64).random_(0, 2**31 - 1, generator=_entropy()))
+    torch.manual_seed(value)
+    print(f"seed of {request.node.name}: {value}")
+    return value
+
+
+def _entropy() -> torch.Generator:
+    generator = torch.Generator()
+    generator.seed()
+    return generator
