@@ -1,0 +1,26 @@
+"""Pictures: boxes in images, curves of runs, label maps and features as colours."""
+
+from labelenc.visualization.boxes import class_colour, draw_boxes
+from labelenc.visualization.curves import (
+    figure_png,
+    plot_ap,
+    plot_learning_rates,
+    plot_losses,
+    read_metrics,
+    run_colours,
+)
+from labelenc.visualization.encodings import features_to_images, label_map_image, principal_components
+
+__all__ = [
+    "class_colour",
+    "draw_boxes",
+    "features_to_images",
+    "figure_png",
+    "label_map_image",
+    "plot_ap",
+    "plot_learning_rates",
+    "plot_losses",
+    "principal_components",
+    "read_metrics",
+    "run_colours",
+]
