@@ -1,8 +1,9 @@
 """Configuration: keys, files, command lines and the data-set catalogue."""
 
 from labelenc.config.catalog import DatasetSource, resolve_dataset, resolve_weight
+from labelenc.config.command_line import parse_tool, tool_parser
 from labelenc.config.errors import ConfigError
-from labelenc.config.load import detector_kind, load_config, num_classes, with_num_classes
+from labelenc.config.load import detector_kind, load_config, num_classes, with_num_classes, with_values
 
 __all__ = [
     "ConfigError",
@@ -10,7 +11,10 @@ __all__ = [
     "detector_kind",
     "load_config",
     "num_classes",
+    "parse_tool",
     "resolve_dataset",
     "resolve_weight",
+    "tool_parser",
     "with_num_classes",
+    "with_values",
 ]

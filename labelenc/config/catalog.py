@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,10 @@ COCO_SETS = {
 # name -> (folder with JPEGImages, Annotations and ImageSets, split), below DATASETS.DATA_DIR.
 VOC_SETS = {
     f"voc_{year}_{split}": (f"voc/VOC{year}", split)
-    for year, splits in (("2007", ("train", "val", "trainval", "test")), ("2012", ("train", "val", "trainval")))
+    for year, splits in (
+        ("2007", ("train", "val", "trainval", "test")),
+        ("2012", ("train", "val", "trainval")),
+    )
     for split in splits
 }
 # Weights that come inside a Python package: name -> (module, file pattern, what to install).
@@ -92,15 +94,15 @@ def resolve_weight(weight: str) -> str:
     return str(files[0])
 
 
-def _registered(name: str, entry) -> DatasetSource:
-    keys = set(entry) if isinstance(entry, dict) else set()
-    if keys == {"images", "annotations"}:
-        return DatasetSource(name, "coco", str(entry["images"]), str(entry["annotations"]))
-    if keys == {"voc_root", "split"}:
-        return DatasetSource(name, "voc", str(entry["voc_root"]), split=str(entry["split"]))
+def _registered(name: str, entry: object) -> DatasetSource:
+    node = entry if isinstance(entry, dict) else {}
+    if set(node) == {"images", "annotations"}:
+        return DatasetSource(name, "coco", str(node["images"]), str(node["annotations"]))
+    if set(node) == {"voc_root", "split"}:
+        return DatasetSource(name, "voc", str(node["voc_root"]), split=str(node["split"]))
     raise ConfigError(
         f"DATASETS.REGISTER.{name} needs images and annotations (COCO format) or voc_root and split "
-        f"(Pascal VOC), but has: {', '.join(sorted(keys)) or repr(entry)}"
+        f"(Pascal VOC), but has: {', '.join(sorted(node)) or repr(entry)}"
     )
 
 
@@ -118,10 +120,11 @@ def _is_own_catalog(path: str) -> bool:
 
 def _from_user_catalog(path: str, name: str) -> DatasetSource:
     """A maskrcnn-benchmark catalogue file: ``DatasetCatalog.get(name)`` gives factory and arguments."""
-    if not os.path.isfile(path):
+    if not Path(path).is_file():
         raise ConfigError(f"PATHS_CATALOG {path} does not exist; drop the key and use DATASETS.REGISTER")
     spec = importlib.util.spec_from_file_location("user_paths_catalog", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

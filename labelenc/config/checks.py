@@ -66,12 +66,13 @@ def _check_features(cfg: CfgNode) -> None:
     for key, accepted in UNSUPPORTED.items():
         if _value(cfg, key) != accepted:
             raise ConfigError(
-                f"{key} is {_value(cfg, key)!r}, but labelenc does not have this feature; set it to {accepted!r}"
+                f"{key} is {_value(cfg, key)!r}, but labelenc does not have this feature; "
+                f"set it to {accepted!r}"
             )
     if any(cfg.MODEL.RESNETS.STAGE_WITH_DCN):
         raise ConfigError(
-            "MODEL.RESNETS.STAGE_WITH_DCN asks for deformable convolutions, which this version does not have; "
-            "set it to (False, False, False, False)"
+            "MODEL.RESNETS.STAGE_WITH_DCN asks for deformable convolutions, which this version does not "
+            "have; set it to (False, False, False, False)"
         )
     body = cfg.MODEL.BACKBONE.CONV_BODY
     if not BODY_PATTERN.match(body):

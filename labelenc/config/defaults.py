@@ -8,7 +8,7 @@ features that this package does not have are kept so that files which mention th
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 from yacs.config import CfgNode as CN
 
@@ -50,7 +50,7 @@ def default_config() -> CN:
     cfg.SOLVER = _solver()
     cfg.TEST = _test()
     cfg.OUTPUT_DIR = "."
-    cfg.PATHS_CATALOG = os.path.join(os.path.dirname(__file__), "catalog.py")
+    cfg.PATHS_CATALOG = str(Path(__file__).with_name("catalog.py"))
     # float32, or float16 / bfloat16 for mixed precision by torch.amp.
     cfg.DTYPE = "float32"
     cfg.AMP_VERBOSE = False

@@ -6,6 +6,7 @@ import ast
 import difflib
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -88,20 +89,25 @@ def with_num_classes(cfg: CfgNode, in_data: int, where: str) -> CfgNode:
     if wanted and wanted != in_data:
         raise ConfigError(
             f"the configuration says {wanted} classes (MODEL.NUM_CLASSES, or {legacy} - 1) but {where} has "
-            f"{in_data} categories; write MODEL.NUM_CLASSES 0 to follow the data (or {legacy} {in_data + 1}), "
-            "or correct the annotations"
+            f"{in_data} categories. Write MODEL.NUM_CLASSES 0 to follow the data (or {legacy} "
+            f"{in_data + 1}), or correct the annotations"
         )
-    resolved = cfg.clone()
-    resolved.defrost()
-    resolved.MODEL.NUM_CLASSES = in_data
-    _set(resolved, legacy, in_data + 1)
-    resolved.freeze()
-    return resolved
+    return with_values(cfg, {"MODEL.NUM_CLASSES": in_data, legacy: in_data + 1})
+
+
+def with_values(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:
+    """A frozen copy with other values under some dotted keys; the original stays as it is."""
+    copy = cfg.clone()
+    copy.defrost()
+    for key, value in values.items():
+        _set(copy, key, value)
+    copy.freeze()
+    return copy
 
 
 def _read_yaml(path: str | os.PathLike) -> dict:
     try:
-        with open(path, encoding="utf-8") as stream:
+        with Path(path).open(encoding="utf-8") as stream:
             content = yaml.safe_load(stream)
     except FileNotFoundError:
         raise ConfigError(f"config file {path} does not exist") from None

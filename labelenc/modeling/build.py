@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,7 +9,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from labelenc.config import ConfigError, detector_kind, num_classes
-from labelenc.modeling.backbone.fpn import FPN, ExtraLevelMaxPool, ExtraLevelsP6P7, plain_conv
+from labelenc.modeling.backbone.fpn import FPN, Backbone, ExtraLevelMaxPool, ExtraLevelsP6P7, plain_conv
 from labelenc.modeling.backbone.norm import FrozenBatchNorm2d, NormFactory, group_norm
 from labelenc.modeling.backbone.resnet import ResNet, ResNetSettings, conv
 from labelenc.modeling.backbone.timm_body import TimmBody
@@ -35,7 +34,7 @@ def build_detector(cfg: CfgNode) -> Detector:
     return Detector(*build_parts(cfg))
 
 
-def build_parts(cfg: CfgNode) -> tuple[nn.Module, nn.Module]:
+def build_parts(cfg: CfgNode) -> tuple[Backbone, RetinaNet]:
     """Backbone and dense head."""
     kind = detector_kind(cfg)
     if kind not in DENSE_HEADS:
@@ -46,13 +45,13 @@ def build_parts(cfg: CfgNode) -> tuple[nn.Module, nn.Module]:
     return build_backbone(cfg), DENSE_HEADS[kind](cfg)
 
 
-def build_backbone(cfg: CfgNode) -> nn.Sequential:
-    """Body and FPN under the names ``body`` and ``fpn``."""
+def build_backbone(cfg: CfgNode) -> Backbone:
+    """Body and FPN."""
     body = build_body(cfg)
-    return nn.Sequential(OrderedDict(body=body, fpn=build_fpn(cfg, body.out_channels)))
+    return Backbone(body, build_fpn(cfg, body.out_channels))
 
 
-def build_body(cfg: CfgNode) -> nn.Module:
+def build_body(cfg: CfgNode) -> ResNet | TimmBody:
     """The body that MODEL.BACKBONE.CONV_BODY names, with ``out_channels`` of C2..C5."""
     name = cfg.MODEL.BACKBONE.CONV_BODY.removesuffix("-RETINANET").removesuffix("-FPN")
     freeze_at = cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT
@@ -81,7 +80,7 @@ def norm_suffix(cfg: CfgNode) -> str:
     """The normalisation of the body, which the ancestors name in STEM_FUNC and TRANS_FUNC."""
     resnets = cfg.MODEL.RESNETS
     for suffix in NORM_SUFFIXES:
-        if resnets.TRANS_FUNC == f"Bottleneck{suffix}" and resnets.STEM_FUNC == f"Stem{suffix}":
+        if f"Bottleneck{suffix}" == resnets.TRANS_FUNC and f"Stem{suffix}" == resnets.STEM_FUNC:
             return suffix
     raise ConfigError(
         f"MODEL.RESNETS.TRANS_FUNC {resnets.TRANS_FUNC!r} and STEM_FUNC {resnets.STEM_FUNC!r}: write "
@@ -106,7 +105,7 @@ def build_fpn(cfg: CfgNode, body_channels: Sequence[int]) -> FPN:
     make_conv = partial(_fpn_conv, cfg) if cfg.MODEL.FPN.USE_GN or cfg.MODEL.FPN.USE_RELU else plain_conv
     if not cfg.MODEL.BACKBONE.CONV_BODY.endswith("-FPN-RETINANET"):
         return FPN(body_channels, out, make_conv, ExtraLevelMaxPool())
-    strides = cfg.MODEL.FCOS.FPN_STRIDES if cfg.MODEL.FCOS_ON else cfg.MODEL.RETINANET.ANCHOR_STRIDES
+    strides = cfg.MODEL.RETINANET.ANCHOR_STRIDES
     top_blocks = None
     if len(strides) == 5:
         from_c5 = cfg.MODEL.RETINANET.USE_C5

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from labelenc.modeling.backbone.fpn import Backbone
+from labelenc.modeling.dense.retinanet import RetinaNet
 from labelenc.structures import BoxList, ImageBatch
 
 
@@ -13,16 +15,18 @@ class Detector(nn.Module):
     """A complete detector.
 
     Args:
-        backbone: ``nn.Sequential`` with ``body`` and ``fpn``: (N, 3, H, W) to pyramid levels.
-        rpn: the dense head with ``losses`` and ``detect`` (called ``rpn`` in the checkpoints of every kind).
+        backbone: body and pyramid.
+        rpn: the dense head (called ``rpn`` in the checkpoints of every kind).
     """
 
-    def __init__(self, backbone: nn.Module, rpn: nn.Module) -> None:
+    def __init__(self, backbone: Backbone, rpn: RetinaNet) -> None:
         super().__init__()
         self.backbone = backbone
         self.rpn = rpn
 
-    def forward(self, images: ImageBatch, targets: Sequence[BoxList] | None = None):
+    def forward(
+        self, images: ImageBatch, targets: Sequence[BoxList] | None = None
+    ) -> dict[str, Tensor] | list[BoxList]:
         """In training mode a dict of scalar losses, in eval mode a BoxList per image.
 
         ``images.tensors`` is the normalised float batch; ``targets`` carry ``labels`` 1..C and are needed
@@ -47,3 +51,11 @@ class Detector(nn.Module):
     def detect(self, images: ImageBatch, features: Sequence[Tensor]) -> list[BoxList]:
         """Detections from pyramid features."""
         return self.rpn.detect(images, features)
+
+    def begin_iteration(self, iteration: int) -> dict[str, float]:
+        """Keyword arguments of ``forward`` for a training iteration, counted from 0.
+
+        Models whose losses change while training override it, and freeze or thaw here what the change
+        concerns; the plain detector's never do.
+        """
+        return {}

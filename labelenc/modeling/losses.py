@@ -23,4 +23,3 @@ def mean_over_processes(count: Tensor) -> Tensor:
         dist.all_reduce(count)
         count /= dist.get_world_size()
     return count
-

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from labelenc.structures.boxes import BoxList
 from labelenc.structures.image_batch import ImageBatch
 
@@ -21,7 +23,7 @@ class Batch:
     image_ids: list[int]
     original_sizes: list[tuple[int, int]]
 
-    def to(self, device, non_blocking: bool = False) -> Batch:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         return Batch(
             self.images.to(device, non_blocking),
             [target.to(device, non_blocking) for target in self.targets],

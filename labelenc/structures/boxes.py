@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ class BoxList:
     the usual ones. Methods return new lists; nothing is changed in place but by ``add_field``.
     """
 
-    def __init__(self, bbox, image_size: tuple[int, int], mode: str = "xyxy") -> None:
+    def __init__(self, bbox: Tensor | Sequence, image_size: tuple[int, int], mode: str = "xyxy") -> None:
         bbox = torch.as_tensor(bbox)
         if not bbox.is_floating_point():
             bbox = bbox.to(torch.float32)
@@ -66,7 +68,7 @@ class BoxList:
         new._fields = dict(self._fields)
         return new
 
-    def to(self, device, non_blocking: bool = False) -> BoxList:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> BoxList:
         new = self._like(self.bbox.to(device, non_blocking=non_blocking))
         new._fields = {k: v.to(device, non_blocking=non_blocking) for k, v in self._fields.items()}
         return new
@@ -76,7 +78,7 @@ class BoxList:
         new._fields = {k: v.pin_memory() for k, v in self._fields.items()}
         return new
 
-    def __getitem__(self, index) -> BoxList:
+    def __getitem__(self, index: Tensor | slice | list[int]) -> BoxList:
         """Rows picked by a slice, an index tensor or a boolean mask."""
         new = BoxList(self.bbox[index], self.size, self.mode)
         new._fields = {k: v[index] for k, v in self._fields.items()}

@@ -39,7 +39,7 @@ class ImageBatch:
             slot[:, : image.shape[1], : image.shape[2]].copy_(image)
         return cls(batch, [(image.shape[1], image.shape[2]) for image in images])
 
-    def to(self, device, non_blocking: bool = False) -> ImageBatch:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
         return ImageBatch(self.tensors.to(device, non_blocking=non_blocking), self.image_sizes)
 
     def pin_memory(self) -> ImageBatch:

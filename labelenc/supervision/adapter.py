@@ -25,9 +25,7 @@ def normalize_level(level: Tensor) -> Tensor:
     return F.group_norm(level.float(), 1, eps=1e-5)
 
 
-def feature_distance(
-    features: Sequence[Tensor], encodings: Sequence[Tensor], adapter: nn.Module
-) -> Tensor:
+def feature_distance(features: Sequence[Tensor], encodings: Sequence[Tensor], adapter: nn.Module) -> Tensor:
     """Mean squared difference of normalised adapted features and normalised encodings.
 
     The mean is over the N x C x (sum of H_l W_l) numbers of all levels; the encodings get no gradient.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 from yacs.config import CfgNode
 
@@ -11,9 +13,8 @@ from labelenc.supervision.adapter import build_adapter
 from labelenc.supervision.label_encoder import LabelEncoder, LabelEncoderBody
 
 
-def build_supervision(cfg: CfgNode, backbone: nn.Module) -> tuple[LabelEncoder, nn.Sequential]:
-    """The label encoder, shaped after the backbone's body, and the feature adapter."""
-    channels = backbone.body.out_channels
-    body = LabelEncoderBody(num_classes(cfg), channels, cfg.MODEL.LABELENC.ENCODER_WIDTH)
-    encoder = LabelEncoder(body, build_fpn(cfg, channels))
+def build_supervision(cfg: CfgNode, body_channels: Sequence[int]) -> tuple[LabelEncoder, nn.Sequential]:
+    """The label encoder, shaped like a body with C2..C5 of ``body_channels``, and the feature adapter."""
+    body = LabelEncoderBody(num_classes(cfg), body_channels, cfg.MODEL.LABELENC.ENCODER_WIDTH)
+    encoder = LabelEncoder(body, build_fpn(cfg, body_channels))
     return encoder, build_adapter(cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS)

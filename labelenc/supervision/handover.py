@@ -45,8 +45,8 @@ def load_label_encoding(model: Detector, content: Mapping[str, Any], source: str
     if missing:
         raise HandoverError(
             f"{source} is not a step-1 file for this detector: it lacks {', '.join(missing)} (it has "
-            f"{', '.join(map(str, content)) or 'nothing'}). Give --labelenc the label_encoding_function.pth that "
-            "step 1 wrote with the same configuration"
+            f"{', '.join(map(str, content)) or 'nothing'}). Give --labelenc the label_encoding_function.pth "
+            "that step 1 wrote with the same configuration"
         )
     states = {part: _plain(content[part]) for part in parts}
     _check_encoder(model.get_submodule(ENCODER), states[ENCODER], source)
@@ -62,9 +62,8 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _stage_channels(state: Mapping[str, Tensor]) -> list[int]:
-    last = ("body.stage2.con3.weight", "body.stage3.0.con3.weight")
-    last += ("body.stage4.0.con3.weight", "body.stage5.con3.weight")
-    return [state[name].shape[0] for name in last if name in state]
+    names = [f"body.{stage}.con3.weight" for stage in ("stage2", "stage3.0", "stage4.0", "stage5")]
+    return [state[name].shape[0] for name in names if name in state]
 
 
 def _check_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -72,8 +71,8 @@ def _check_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: str)
     own, given = _stage_channels(encoder.state_dict()), _stage_channels(state)
     if own != given:
         raise HandoverError(
-            f"{source} encodes into stages of {given} channels, but this backbone's stages have {own}; run step 1 "
-            "with a backbone of the same channels (R-50, R-101 and X-101 share theirs)"
+            f"{source} encodes into stages of {given} channels, but this backbone's stages have {own}; run "
+            "step 1 with a backbone of the same channels (R-50, R-101 and X-101 share theirs)"
         )
     stem = "body.stage1.weight"
     if stem in state and state[stem].shape[1] != encoder.state_dict()[stem].shape[1]:

@@ -28,7 +28,9 @@ class EncoderBlock(nn.Module):
         super().__init__()
         self.downsample: nn.Sequential | None = None
         if in_channels != out_channels:
-            self.downsample = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+            )
         self.con1 = nn.Conv2d(in_channels, inner, 1)
         self.con2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1)
         self.con3 = nn.Conv2d(inner, out_channels, 1)
@@ -129,5 +131,6 @@ class LabelEncoder(nn.Module):
 def random_box_scales(targets: Sequence[BoxList]) -> list[Tensor]:
     """Step 1's augmentation: ``min(2u, 1)`` with ``u ~ U(0, 1)`` per box, drawn on the CPU in order."""
     return [
-        (2 * torch.rand(len(target))).clamp(max=1).to(target.bbox.device, non_blocking=True) for target in targets
+        (2 * torch.rand(len(target))).clamp(max=1).to(target.bbox.device, non_blocking=True)
+        for target in targets
     ]

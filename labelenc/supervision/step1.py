@@ -13,6 +13,7 @@ from labelenc.structures import BoxList, ImageBatch
 from labelenc.supervision.adapter import feature_distance
 from labelenc.supervision.build import build_supervision
 from labelenc.supervision.label_encoder import random_box_scales
+from labelenc.supervision.schedule import distance_loss_weight
 
 
 class LabelEncStep1(Detector):
@@ -24,16 +25,25 @@ class LabelEncStep1(Detector):
     """
 
     def __init__(self, cfg: CfgNode, augment: bool = True) -> None:
-        super().__init__(*build_parts(cfg))
-        self.label_encoding_function, self.feature_adapt = build_supervision(cfg, self.backbone)
+        backbone, head = build_parts(cfg)
+        super().__init__(backbone, head)
+        channels = backbone.body.out_channels
+        self.label_encoding_function, self.feature_adapt = build_supervision(cfg, channels)
         self.augment = augment
+        self.warmup_iters = cfg.MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS
+
+    def begin_iteration(self, iteration: int) -> dict[str, float]:
+        """The weight of the distance loss; without it the adapter is frozen, and safe from weight decay."""
+        weight = distance_loss_weight(iteration, self.warmup_iters)
+        self.feature_adapt.requires_grad_(weight > 0)
+        return {"distance_loss_weight": weight}
 
     def forward(
         self,
         images: ImageBatch,
         targets: Sequence[BoxList] | None = None,
         distance_loss_weight: float = 1.0,
-    ):
+    ) -> dict[str, Tensor] | list[BoxList]:
         """As ``Detector.forward``; in training mode also ``ae_…``, the detection losses of the encodings,
         and, unless its weight is 0, ``loss_distance``."""
         if not self.training or targets is None:

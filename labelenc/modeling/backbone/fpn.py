@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from labelenc.modeling.backbone.resnet import ResNet
+from labelenc.modeling.backbone.timm_body import TimmBody
 
 ConvFactory = Callable[[int, int, int], nn.Module]
 
@@ -14,7 +18,7 @@ def plain_conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1
     """A convolution with bias and 'same' padding; uniform weights, zero bias."""
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2)
     nn.init.kaiming_uniform_(layer.weight, a=1)
-    nn.init.zeros_(layer.bias)
+    layer.bias = nn.Parameter(torch.zeros(out_channels))
     return layer
 
 
@@ -75,3 +79,15 @@ class FPN(nn.Module):
         if self.top_blocks is not None:
             outputs.extend(self.top_blocks(features[-1], outputs[-1]))
         return outputs
+
+
+class Backbone(nn.Module):
+    """A body and the pyramid over it: (N, 3, H, W) to pyramid levels, high resolution first."""
+
+    def __init__(self, body: ResNet | TimmBody, fpn: FPN) -> None:
+        super().__init__()
+        self.body = body
+        self.fpn = fpn
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        return self.fpn(self.body(pixels))

@@ -115,20 +115,26 @@ class ResNet(nn.Module):
         self.stem = Stem(settings.stem_channels, norm)
         self.out_channels = tuple(settings.res2_channels * 2**stage for stage in range(4))
         previous = settings.stem_channels
-        for stage, (channels, count) in enumerate(zip(self.out_channels, BLOCKS[settings.depth], strict=True)):
+        for stage, (channels, count) in enumerate(
+            zip(self.out_channels, BLOCKS[settings.depth], strict=True)
+        ):
             blocks = []
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
                 blocks.append(block(previous, channels, stride, norm, settings))
                 previous = channels
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-        for part in [self.stem, self.layer1, self.layer2, self.layer3, self.layer4][:freeze_at]:
+        for part in [self.stem, *self.stages()][:freeze_at]:
             part.requires_grad_(False)
+
+    def stages(self) -> list[nn.Module]:
+        """``layer1`` to ``layer4``, which make C2 to C5."""
+        return [self.get_submodule(f"layer{stage}") for stage in (1, 2, 3, 4)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.stem(x)
         levels = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+        for layer in self.stages():
             x = layer(x)
             levels.append(x)
         return levels

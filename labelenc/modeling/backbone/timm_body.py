@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import timm
 import torch
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -28,7 +29,7 @@ class TimmBody(nn.Module):
         super().__init__()
         self.freeze_norm = freeze_norm
         self.model = _features_model(name, kwargs)
-        self.out_channels = tuple(self.model.feature_info.channels())
+        self.out_channels: tuple[int, ...] = tuple(_feature_info(self.model).channels())
         if freeze_at >= 2:
             for parameter in _parameters_of_level(self.model, freeze_at - 2):
                 parameter.requires_grad_(False)
@@ -51,13 +52,20 @@ class TimmBody(nn.Module):
         return self
 
 
+def _feature_info(model: nn.Module) -> FeatureInfo:
+    # timm keeps it as a plain attribute, which the type of nn.Module hides.
+    info = model.feature_info
+    assert isinstance(info, FeatureInfo)
+    return info
+
+
 def _features_model(name: str, kwargs: dict) -> nn.Module:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(near) or 'none'}")
     with torch.device("meta"):
         probe = timm.create_model(name, pretrained=False, features_only=True, **kwargs)
-    reductions = probe.feature_info.reduction()
+    reductions = _feature_info(probe).reduction()
     if not set(STRIDES) <= set(reductions):
         raise ValueError(
             f"timm model {name!r} has maps of the strides {reductions}; 4, 8, 16 and 32 are needed"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -37,8 +37,8 @@ class BufferList(nn.Module):
         for index, buffer in enumerate(buffers):
             self.register_buffer(str(index), buffer)
 
-    def __iter__(self):
-        return iter(self._buffers.values())
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.buffers())
 
 
 class AnchorGenerator(nn.Module):

@@ -23,7 +23,8 @@ IGNORED = -1
 @dataclass(frozen=True)
 class RetinaNetLossSettings:
     """``alpha``, ``gamma`` of the focal loss; ``beta`` of the smooth L1 loss, which is divided by
-    ``box_weight``; anchors that leave the image by ``straddle`` pixels or more are ignored (negative: none)."""
+    ``box_weight``; anchors that leave the image by ``straddle`` pixels or more are ignored (negative:
+    none)."""
 
     alpha: float = 0.25
     gamma: float = 2.0
@@ -43,6 +44,13 @@ class RetinaNetDetectSettings:
     max_detections: int = 100
 
 
+def _conv3x3(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2d:
+    layer = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    nn.init.normal_(layer.weight, std=0.01)
+    layer.bias = nn.Parameter(torch.full((out_channels,), bias))
+    return layer
+
+
 class RetinaNetHead(nn.Module):
     """Two towers of 3x3 convolutions, shared by all levels.
 
@@ -54,19 +62,14 @@ class RetinaNetHead(nn.Module):
         super().__init__()
         self.cls_tower = self._tower(channels, num_convs)
         self.bbox_tower = self._tower(channels, num_convs)
-        self.cls_logits = nn.Conv2d(channels, per_cell * num_classes, 3, padding=1)
-        self.bbox_pred = nn.Conv2d(channels, per_cell * 4, 3, padding=1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior) / prior))
+        self.cls_logits = _conv3x3(channels, per_cell * num_classes, -math.log((1 - prior) / prior))
+        self.bbox_pred = _conv3x3(channels, per_cell * 4)
 
     @staticmethod
     def _tower(channels: int, num_convs: int) -> nn.Sequential:
         layers: list[nn.Module] = []
         for _ in range(num_convs):
-            layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
+            layers += [_conv3x3(channels, channels), nn.ReLU()]
         return nn.Sequential(*layers)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -78,7 +81,12 @@ class RetinaNetHead(nn.Module):
 def per_anchor(output: Tensor, values: int) -> Tensor:
     """(N, A * values, H, W) to (N, H * W * A, values), the order of the anchors, in float32."""
     count, _, height, width = output.shape
-    return output.view(count, -1, values, height, width).permute(0, 3, 4, 1, 2).reshape(count, -1, values).float()
+    return (
+        output.view(count, -1, values, height, width)
+        .permute(0, 3, 4, 1, 2)
+        .reshape(count, -1, values)
+        .float()
+    )
 
 
 class RetinaNet(nn.Module):
@@ -130,7 +138,8 @@ class RetinaNet(nn.Module):
         settings = self.loss_settings
         anchors = torch.cat(self.anchor_generator(features))
         assigned = [
-            self.assign(anchors, size, target) for size, target in zip(images.image_sizes, targets, strict=True)
+            self.assign(anchors, size, target)
+            for size, target in zip(images.image_sizes, targets, strict=True)
         ]
         labels = torch.cat([labels for labels, _ in assigned])
         wanted = torch.cat([offsets for _, offsets in assigned])
@@ -173,7 +182,9 @@ class RetinaNet(nn.Module):
             detections.append(found)
         return detections
 
-    def _detect_level(self, logits: Tensor, offsets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _detect_level(
+        self, logits: Tensor, offsets: Tensor, anchors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         settings = self.detect_settings
         scores = logits.sigmoid().flatten()
         candidates = (scores > settings.score_threshold).nonzero().squeeze(1)

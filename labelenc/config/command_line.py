@@ -1,0 +1,45 @@
+"""The arguments that every tool takes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from yacs.config import CfgNode
+
+from labelenc.config.errors import ConfigError
+from labelenc.config.load import load_config
+
+EPILOG = """\
+KEY VALUE pairs override the config file, for example:
+  OUTPUT_DIR exps/run SOLVER.BASE_LR 0.005 DATASETS.TRAIN "('my_train',)" MODEL.DEVICE cpu
+labelenc/config/defaults.py lists every key. Several processes:
+  torchrun --nproc_per_node=8 tools/<tool>.py --config-file FILE …
+"""
+
+
+def tool_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with ``--config-file`` and the trailing ``KEY VALUE`` pairs; tools may add their own."""
+    parser = argparse.ArgumentParser(
+        description=description, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="yaml file, see configs/")
+    # Set by torch.distributed.launch, in the spelling of the PyTorch version.
+    parser.add_argument("--local-rank", "--local_rank", type=int, default=None, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of config keys"
+    )
+    return parser
+
+
+def parse_tool(
+    parser: argparse.ArgumentParser, words: list[str] | None = None
+) -> tuple[argparse.Namespace, CfgNode]:
+    """Arguments and configuration; a wrong configuration ends the program with one message."""
+    args = parser.parse_args(words)
+    if args.local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    try:
+        return args, load_config(args.config_file, args.opts)
+    except ConfigError as error:
+        parser.exit(2, f"error: {error}\n")

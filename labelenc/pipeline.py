@@ -1,0 +1,258 @@
+"""Where everything meets: a configuration becomes data, a model, a training run and its evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from labelenc import data, engine, evaluation
+from labelenc.config import ConfigError, resolve_weight, with_num_classes, with_values
+from labelenc.engine import Checkpointer, Process, TrainingState
+from labelenc.modeling import Detector, build_detector
+from labelenc.modeling.backbone.pretrained import WeightsError, load_weights
+from labelenc.structures import Batch, BoxList, ImageBatch
+from labelenc.supervision import (
+    HandoverError,
+    LabelEncStep1,
+    LabelEncStep2,
+    export_label_encoding,
+    load_label_encoding,
+)
+
+logger = logging.getLogger(__name__)
+
+LABEL_ENCODING_FILE = "label_encoding_function.pth"
+USER_ERRORS = (
+    ConfigError,
+    HandoverError,
+    WeightsError,
+    data.DataError,
+    engine.CheckpointError,
+    engine.TrainingError,
+    evaluation.EvaluationError,
+)
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """In what the three kinds of training differ.
+
+    ``extra_iters`` come on top of SOLVER.MAX_ITER; ``label_encoding`` is the step-1 file to start from.
+    """
+
+    kind: str
+    build: Callable[[CfgNode], Detector]
+    extra_iters: int = 0
+    label_encoding: str | None = None
+
+
+def train_baseline(cfg: CfgNode, skip_test: bool = False) -> Metrics:
+    """Train the plain detector; returns ``eval/<data set>/<number>`` of the final evaluation."""
+    return _run(cfg, Recipe("baseline", build_detector), skip_test)
+
+
+def train_step1(cfg: CfgNode, skip_test: bool = False) -> Metrics:
+    """Train the label encoding function and write ``label_encoding_function.pth`` to OUTPUT_DIR.
+
+    The AP is the auxiliary detector's; ``eval/<data set>_reconstruction/AP`` is that of the head on the
+    encodings of the labels themselves.
+    """
+    warmup = cfg.MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS
+    return _run(cfg, Recipe("step1", LabelEncStep1, extra_iters=warmup), skip_test)
+
+
+def train_step2(cfg: CfgNode, label_encoding: str, skip_test: bool = False) -> Metrics:
+    """Train the final detector from step 1's file ``label_encoding``."""
+    return _run(cfg, Recipe("step2", LabelEncStep2, label_encoding=label_encoding), skip_test)
+
+
+def evaluate(cfg: CfgNode) -> Metrics:
+    """Evaluate a checkpoint of any kind on DATASETS.TEST.
+
+    The weights are MODEL.WEIGHT; where that is empty or a ``catalog://`` name (a start for training), the
+    newest checkpoint of OUTPUT_DIR.
+    """
+    with _process(cfg) as process:
+        _check_data(cfg, train=False)
+        cfg = _with_classes_of_data(cfg, cfg.DATASETS.TEST)
+        model = build_detector(cfg)
+        weight = _weight_to_evaluate(cfg)
+        load_weights(model, engine.load_file(weight), weight)
+        return engine.broadcast_object(_evaluate_sets(cfg, model.to(process.device), process))
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """End the program with one message, not a traceback, where the user can mend the cause."""
+    try:
+        yield
+    except USER_ERRORS as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+@contextlib.contextmanager
+def _process(cfg: CfgNode) -> Iterator[Process]:
+    process = engine.setup_distributed(cfg.MODEL.DEVICE)
+    try:
+        engine.setup_logging(cfg.OUTPUT_DIR, process.rank)
+        yield process
+    finally:
+        engine.close_distributed()
+
+
+def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
+    with _process(cfg) as process:
+        _check_data(cfg, train=True)
+        cfg = _with_classes_of_data(cfg, cfg.DATASETS.TRAIN)
+        seed = cfg.SEED if cfg.SEED >= 0 else engine.broadcast_object(torch.seed() % 2**31)
+        checkpointer = Checkpointer(cfg.OUTPUT_DIR, recipe.kind)
+        model, state = _start(cfg, recipe, seed, checkpointer, process)
+        if cfg.SEED < 0:
+            cfg = with_values(cfg, {"SEED": state.extra["seed"]})
+        metrics = _train(cfg, recipe, model, state, checkpointer, process)
+        if recipe.kind == "step1" and engine.is_main():
+            path = Path(cfg.OUTPUT_DIR) / LABEL_ENCODING_FILE
+            engine.save_atomic(export_label_encoding(model), path)
+            logger.info("wrote %s, which step 2 starts from", path)
+        if skip_test or not cfg.DATASETS.TEST:
+            return dict(metrics or {})
+        return _final_test(cfg, model, process, metrics)
+
+
+def _check_data(cfg: CfgNode, train: bool) -> None:
+    problems = engine.broadcast_object(data.check_datasets(cfg, train=train) if engine.is_main() else None)
+    for problem in problems:
+        logger.warning("%s", problem)
+    data.stop_if_unusable(problems)
+
+
+def _with_classes_of_data(cfg: CfgNode, names: tuple[str, ...]) -> CfgNode:
+    info = data.read_dataset_info(cfg, names)
+    return with_num_classes(cfg, info.num_classes, info.name)
+
+
+def _start(
+    cfg: CfgNode, recipe: Recipe, seed: int, checkpointer: Checkpointer, process: Process
+) -> tuple[Detector, TrainingState]:
+    """Model and state to train from: with initial weights, or those of the newest checkpoint."""
+    torch.manual_seed(seed)
+    model = recipe.build(cfg)
+    if checkpointer.last_path() is None:
+        if cfg.MODEL.WEIGHT:
+            path = resolve_weight(cfg.MODEL.WEIGHT)
+            load_weights(model, engine.load_file(path), path)
+        if recipe.label_encoding is not None:
+            load_label_encoding(model, engine.load_file(recipe.label_encoding), recipe.label_encoding)
+    if cfg.MODEL.USE_SYNCBN and process.world_size > 1 and process.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model.to(process.device)
+    optimizer = engine.build_optimizer(cfg, model)
+    scheduler = engine.build_scheduler(cfg, optimizer, recipe.extra_iters)
+    scaler = engine.make_scaler(cfg.DTYPE, process.device)
+    state = TrainingState(model, optimizer, scheduler, scaler, extra={"seed": seed})
+    torch.manual_seed(seed + process.rank)
+    checkpointer.load_latest(state)
+    return model, state
+
+
+def _train(
+    cfg: CfgNode,
+    recipe: Recipe,
+    model: Detector,
+    state: TrainingState,
+    checkpointer: Checkpointer,
+    process: Process,
+) -> Mapping[str, Any] | None:
+    max_iter = cfg.SOLVER.MAX_ITER + recipe.extra_iters
+    if engine.is_main():
+        written = Path(cfg.OUTPUT_DIR) / "config.yml"
+        written.write_text(cfg.dump(), encoding="utf-8")
+        images = f"{max_iter} iterations of {cfg.SOLVER.IMS_PER_BATCH} images"
+        logger.info("%s: %s, seed %d, configuration in %s", recipe.kind, images, cfg.SEED, written)
+    settings = engine.LoopSettings(
+        max_iter=max_iter,
+        checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
+        eval_period=cfg.TEST.EVAL_PERIOD,
+        dtype=cfg.DTYPE,
+        clip=engine.build_clip(cfg),
+    )
+    parallel = engine.ParallelModel(model, process)
+    numbers = (state.iteration, max_iter, cfg.SOLVER.LOG_PERIOD, process.rank)
+    with engine.MetricsWriter(cfg.OUTPUT_DIR, *numbers) as writer:
+        return engine.train(
+            state,
+            lambda batch, k: parallel(prepare(cfg, batch), batch.targets, **model.begin_iteration(k)),
+            data.build_train_loader(cfg, process.world_size, process.rank, state.iteration, max_iter),
+            settings,
+            process=process,
+            checkpointer=checkpointer,
+            writer=writer,
+            evaluate=(lambda _: _evaluate_sets(cfg, model, process)) if cfg.DATASETS.TEST else None,
+        )
+
+
+def prepare(cfg: CfgNode, batch: Batch) -> ImageBatch:
+    """The model's input: pixels normalised on the device, in the units that INPUT.TO_BGR255 chooses."""
+    unit = 1.0 if cfg.INPUT.TO_BGR255 else 255.0
+    mean, std = ([value * unit for value in values] for values in (cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD))
+    return batch.images.normalize(mean, std)
+
+
+def _weight_to_evaluate(cfg: CfgNode) -> str:
+    weight = cfg.MODEL.WEIGHT
+    if weight and not weight.startswith("catalog://"):
+        return weight
+    last = Checkpointer(cfg.OUTPUT_DIR, "baseline").last_path()
+    if last is None:
+        raise engine.CheckpointError(
+            f"nothing to evaluate: MODEL.WEIGHT is {weight!r} and {cfg.OUTPUT_DIR} holds no checkpoint; "
+            "append MODEL.WEIGHT path/to/model_final.pth"
+        )
+    return str(last)
+
+
+def _final_test(
+    cfg: CfgNode, model: Detector, process: Process, metrics: Mapping[str, Any] | None
+) -> Metrics:
+    results = dict(metrics) if metrics is not None else _evaluate_sets(cfg, model, process)
+    if isinstance(model, LabelEncStep1):
+
+        def reconstruct(images: ImageBatch, batch: Batch) -> list[BoxList]:
+            return model.reconstruct(images, batch.targets)
+
+        results.update(_evaluate_sets(cfg, model, process, reconstruct, "_reconstruction"))
+    return engine.broadcast_object(results)
+
+
+def _evaluate_sets(
+    cfg: CfgNode,
+    model: Detector,
+    process: Process,
+    detect: Callable[[ImageBatch, Batch], list[BoxList]] | None = None,
+    suffix: str = "",
+) -> Metrics:
+    """AP on every set of DATASETS.TEST on rank 0; the others get an empty dict."""
+    metrics: Metrics = {}
+    for info, loader in data.build_test_loaders(cfg, process.world_size, process.rank):
+        name = info.name + suffix
+        found = engine.run_inference(
+            model, loader, process, partial(prepare, cfg), detect, name, info.num_images
+        )
+        if found is None:
+            continue
+        results = evaluation.to_coco_results(found, info.category_ids)
+        summary = evaluation.evaluate_coco(data.coco_ground_truth(cfg, info.name), results)
+        folder = evaluation.write_evaluation(cfg.OUTPUT_DIR, name, results, summary)
+        logger.info("%s, %d images, written to %s\n%s", name, summary.num_images, folder, summary.table())
+        metrics.update({f"eval/{name}/{number}": value for number, value in summary.numbers.items()})
+    return metrics

@@ -1,0 +1,229 @@
+"""RetinaNet R-50, plain and in both steps, against numbers of the original implementation."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from labelenc.config import load_config
+from labelenc.engine import build_optimizer, build_scheduler
+from labelenc.modeling import build_detector
+from labelenc.structures import BoxList, ImageBatch
+from labelenc.supervision import LabelEncStep1, LabelEncStep2
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs/retinanet/retinanet_R-50-FPN_1x.yaml"
+NAMES = {"distance loss": "loss_distance", "auxiliary loss": "loss_auxiliary"}
+RECORDS = {"plain": "train", "step1": "train_aug_false", "step2": "train"}
+
+
+@pytest.fixture(scope="module")
+def parity(shared_dir):
+    return shared_dir / "parity"
+
+
+@pytest.fixture(scope="module")
+def recipe(parity):
+    spec = importlib.util.spec_from_file_location("parity_recipe", parity / "recipe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def record(parity):
+    return json.loads((parity / "retinanet_R-50-FPN_1x.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    return load_config(CONFIG, ["MODEL.DEVICE", "cpu"])
+
+
+@pytest.fixture(scope="module")
+def inputs(recipe, record):
+    pixels = recipe.make_batch()
+    assert pixels.double().sum().item() == record["batch_checksum"]
+    targets = []
+    for entry in recipe.make_targets():
+        target = BoxList(entry["boxes"], entry["size"])
+        target.add_field("labels", entry["labels"])
+        targets.append(target)
+    return ImageBatch(pixels, recipe.IMAGE_SIZES), targets
+
+
+def build(kind, cfg, recipe, record):
+    if kind == "plain":
+        model = build_detector(cfg)
+    else:
+        model = LabelEncStep1(cfg, augment=False) if kind == "step1" else LabelEncStep2(cfg)
+    expected = record["models"][kind]
+    state = model.state_dict()
+    assert {name: list(tensor.shape) for name, tensor in state.items()} == expected["state_dict"]
+    model.load_state_dict(recipe.deterministic_weights(state), strict=True)
+    total = sum(tensor.double().sum().item() for tensor in model.state_dict().values())
+    assert total == pytest.approx(expected["weights_checksum"], rel=1e-6)
+    return model
+
+
+@pytest.fixture(scope="module", params=["plain", "step1", "step2"])
+def trained(request, cfg, recipe, record, inputs):
+    """(kind, model after one backward pass, its losses, what forward hooks saw, the record)."""
+    model = build(request.param, cfg, recipe, record)
+    seen = watch(model)
+    losses = model(*inputs)
+    sum(losses.values()).backward()
+    return request.param, model, losses, seen, record["models"][request.param]
+
+
+def watch(model):
+    """Keep the outputs of the parts that the records describe; a hook must return None."""
+    seen = {"head": []}
+    parts = {"backbone_body": "backbone.body", "backbone_fpn": "backbone.fpn"}
+    if hasattr(model, "label_encoding_function"):
+        parts["label_encoding_body"] = "label_encoding_function.body"
+        parts["label_encoding_fpn"] = "label_encoding_function.fpn"
+
+    def keep(name):
+        def hook(_module, _inputs, output):
+            seen[name] = [level.detach() for level in output]
+
+        return hook
+
+    def keep_head(_module, _inputs, output):
+        seen["head"].append([level.detach() for part in output for level in part])
+
+    for name, path in parts.items():
+        model.get_submodule(path).register_forward_hook(keep(name))
+    model.rpn.head.register_forward_hook(keep_head)
+    return seen
+
+
+def assert_statistics(tensor, expected):
+    values = tensor.double()
+    assert list(tensor.shape) == expected["shape"]
+    scale = expected["abs_mean"]
+    assert values.mean().item() == pytest.approx(expected["mean"], abs=1e-4 * scale)
+    assert values.abs().mean().item() == pytest.approx(scale, rel=1e-4)
+    assert values.std(unbiased=False).item() == pytest.approx(expected["std"], rel=1e-4)
+    assert tensor.flatten()[:5].tolist() == pytest.approx(expected["first5"], rel=1e-3, abs=1e-3 * scale)
+
+
+def test_losses(trained):
+    kind, _, losses, _, expected = trained
+    wanted = {NAMES.get(name, name): value for name, value in expected[RECORDS[kind]]["losses"].items()}
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(wanted, rel=1e-5)
+
+
+def test_features_and_head_outputs(trained):
+    kind, _, _, seen, expected = trained
+    features = expected[RECORDS[kind]]["features"]
+    for name, levels in features.items():
+        for level, statistics in zip(seen[name], levels, strict=True):
+            assert_statistics(level, statistics)
+    for call, statistics in zip(seen["head"], expected[RECORDS[kind]]["rpn_head_outputs"], strict=True):
+        for level, wanted in zip(call, statistics, strict=True):
+            assert_statistics(level, wanted)
+
+
+def test_gradient_norms(trained):
+    kind, model, _, _, expected = trained
+    wanted = expected[RECORDS[kind]]["grad_norm"]
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert set(wanted) == set(trainable)
+    for name, parameter in trainable.items():
+        assert parameter.grad.double().norm().item() == pytest.approx(wanted[name], rel=2e-3), name
+
+
+def test_frozen_parameters_and_anchor_buffers(trained):
+    _, model, _, _, expected = trained
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == set(expected["frozen_parameters"])
+    buffers = dict(model.named_buffers())
+    for name, values in expected["buffers"].items():
+        torch.testing.assert_close(buffers[name], torch.tensor(values), rtol=0, atol=1e-4)
+
+
+def test_assigned_targets(trained, inputs):
+    _, model, _, seen, expected = trained
+    images, targets = inputs
+    anchors = torch.cat(model.rpn.anchor_generator(seen["backbone_fpn"]))
+    kind = trained[0]
+    for call in expected[RECORDS[kind]]["targets"]:
+        assigned = [model.rpn.assign(anchors, *pair) for pair in zip(images.image_sizes, targets, strict=True)]
+        assert [int((labels > 0).sum()) for labels, _ in assigned] == call["positive"]
+        assert [int((labels == 0).sum()) for labels, _ in assigned] == call["zero"]
+        assert [int((labels < 0).sum()) for labels, _ in assigned] == call["ignored"]
+        sums = [float(offsets[labels > 0].double().sum()) for labels, offsets in assigned]
+        assert sums == pytest.approx(call["reg_target_sum_over_positive"], rel=1e-4)
+
+
+def test_optimizer_groups_and_learning_rates(trained, cfg, record):
+    kind, model, _, _, expected = trained
+    optimizer = build_optimizer(cfg, model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = {
+        names[id(p)]: [group["lr"], group["weight_decay"]]
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    assert groups == expected["optimizer"]["groups"]
+    assert {group["momentum"] for group in optimizer.param_groups} == {expected["optimizer"]["momentum"]}
+    extra = cfg.MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS if kind == "step1" else 0
+    factor = build_scheduler(cfg, optimizer, extra).lr_lambdas[0]
+    schedule = record["lr_schedule"]["step1_steps_shifted_by_30000" if extra else "plain_and_step2"]
+    for iteration, (weights, biases) in schedule.items():
+        lr = cfg.SOLVER.BASE_LR * factor(int(iteration))
+        assert [lr, lr * cfg.SOLVER.BIAS_LR_FACTOR] == pytest.approx([weights, biases], rel=1e-9)
+
+
+def test_step1_draws_the_recorded_augmentation(cfg, recipe, record, inputs):
+    model = build("step1", cfg, recipe, record)
+    model.augment = True
+    torch.manual_seed(123)
+    with torch.no_grad():
+        losses = model(*inputs)
+    wanted = record["models"]["step1"]["train_aug_true_manual_seed_123"]["losses"]
+    wanted = {NAMES.get(name, name): value for name, value in wanted.items()}
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "argument"),
+    [
+        ("step1", "train_aug_false_distance_loss_weight_0", "distance_loss_weight"),
+        ("step2", "train_auxiliary_loss_weight_0", "auxiliary_loss_weight"),
+    ],
+)
+def test_no_supervision_at_weight_zero(cfg, recipe, record, inputs, kind, entry, argument):
+    model = build(kind, cfg, recipe, record)
+    losses = model(*inputs, **{argument: 0.0})
+    sum(losses.values()).backward()
+    wanted = record["models"][kind][entry]
+    assert sum(losses.values()).item() == pytest.approx(wanted["total"], rel=1e-5)
+    for name, norm in wanted["grad_norm"].items():
+        parameter = model.get_parameter(name)
+        if name.startswith("feature_adapt."):
+            assert parameter.grad is None
+        else:
+            assert parameter.grad.double().norm().item() == pytest.approx(norm, rel=2e-3), name
+
+
+@pytest.mark.parametrize("kind", ["plain", "step1", "step2"])
+def test_detections(cfg, recipe, record, inputs, kind):
+    model = build(kind, cfg, recipe, record).eval()
+    with torch.no_grad():
+        detections = model(inputs[0])
+    for found, wanted in zip(detections, record["models"]["plain"]["eval"]["images"], strict=True):
+        assert list(found.size) == wanted["size"]
+        assert len(found) == wanted["count"]
+        scores, labels = found.get_field("scores"), found.get_field("labels")
+        best = torch.tensor(wanted["top10_x0_y0_x1_y1_label_score"])
+        torch.testing.assert_close(found.bbox[:10], best[:, :4], rtol=0, atol=1e-2)
+        torch.testing.assert_close(scores[:10], best[:, 5], rtol=0, atol=1e-4)
+        assert labels[:10].tolist() == best[:, 4].long().tolist()
+        assert scores.double().sum().item() == pytest.approx(wanted["sum_scores"], rel=1e-5)
+        values, counts = labels.unique(return_counts=True)
+        histogram = {str(label): count for label, count in zip(values.tolist(), counts.tolist(), strict=True)}
+        assert histogram == wanted["label_histogram"]

@@ -1,0 +1,19 @@
+"""Evaluate a checkpoint: COCO AP, predictions.json and results.json per data set."""
+
+from labelenc import pipeline
+from labelenc.config import parse_tool, tool_parser
+
+
+def main() -> None:
+    parser = tool_parser(
+        "Evaluate a baseline, step-1 or step-2 checkpoint on DATASETS.TEST. The weights are MODEL.WEIGHT, or "
+        "the newest checkpoint in OUTPUT_DIR where MODEL.WEIGHT is empty or a catalog:// name. Results go to "
+        "OUTPUT_DIR/inference/<data set>/."
+    )
+    _, cfg = parse_tool(parser)
+    with pipeline.readable_errors():
+        pipeline.evaluate(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Train a detector without LabelEnc: the baseline that the two steps are compared with."""
+
+from labelenc import pipeline
+from labelenc.config import parse_tool, tool_parser
+
+
+def main() -> None:
+    parser = tool_parser(
+        "Train the plain detector of a config and evaluate it. Resumes where OUTPUT_DIR holds a checkpoint."
+    )
+    parser.add_argument("--skip-test", action="store_true", help="do not evaluate after training")
+    args, cfg = parse_tool(parser)
+    with pipeline.readable_errors():
+        pipeline.train_baseline(cfg, args.skip_test)
+
+
+if __name__ == "__main__":
+    main()
