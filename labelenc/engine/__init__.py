@@ -1,0 +1,44 @@
+"""The training engine: loop, optimizer, checkpoints, processes, logging, inference."""
+
+from labelenc.engine.checkpoint import Checkpointer, CheckpointError, TrainingState, load_file, save_atomic
+from labelenc.engine.distributed import (
+    ParallelModel,
+    Process,
+    barrier,
+    broadcast_object,
+    close_distributed,
+    is_main,
+    reduce_mean,
+    setup_distributed,
+)
+from labelenc.engine.inference import run_inference
+from labelenc.engine.logging import MetricsWriter, setup_logging
+from labelenc.engine.loop import LoopSettings, TrainingError, make_scaler, train
+from labelenc.engine.optim import GradientClip, build_clip, build_optimizer, build_scheduler
+
+__all__ = [
+    "CheckpointError",
+    "Checkpointer",
+    "GradientClip",
+    "LoopSettings",
+    "MetricsWriter",
+    "ParallelModel",
+    "Process",
+    "TrainingError",
+    "TrainingState",
+    "barrier",
+    "broadcast_object",
+    "build_clip",
+    "build_optimizer",
+    "build_scheduler",
+    "close_distributed",
+    "is_main",
+    "load_file",
+    "make_scaler",
+    "reduce_mean",
+    "run_inference",
+    "save_atomic",
+    "setup_distributed",
+    "setup_logging",
+    "train",
+]

@@ -1,0 +1,309 @@
+"""Checkpoint files: written whole or not at all, read without running code, resumed exactly.
+
+A training checkpoint is one ``torch.save`` file with the keys ``model``, ``optimizer``, ``scheduler``,
+``scaler`` (None without float16), ``iteration`` (updates done), ``kind``, ``random_states`` (one per process)
+and ``extra`` (plain values). ``last_checkpoint`` beside it holds the name of the newest one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from labelenc.engine.distributed import (
+    all_gather_objects,
+    broadcast_object,
+    get_rank,
+    get_world_size,
+    is_main,
+)
+
+logger = logging.getLogger(__name__)
+
+LAST_CHECKPOINT = "last_checkpoint"
+_KEYS = ("model", "optimizer", "scheduler", "scaler", "iteration", "kind", "random_states", "extra")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, read, or used for this run."""
+
+
+@dataclass
+class TrainingState:
+    """All that an update changes: what a checkpoint saves and a resumed run restores.
+
+    ``iteration`` counts the updates done; ``extra`` holds plain values (numbers, strings, lists, dicts).
+    ``model`` is the bare model, ``scaler`` None unless training in float16.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    scaler: GradScaler | None = None
+    iteration: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def save_atomic(obj: Any, path: str | Path) -> None:
+    """``torch.save`` to ``path`` such that the file is the old one or the new one at any moment.
+
+    Writes ``<path>.tmp``, flushes it to the disk and renames it. Raises CheckpointError if that fails.
+    """
+    _replace_file(Path(path), lambda stream: torch.save(obj, stream))
+
+
+def _replace_file(path: Path, write: Any) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    # torch.save reports a full disk as RuntimeError.
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"cannot write {path}: {error}. Check free space and permissions, then start again: "
+            "the run resumes from its last checkpoint."
+        ) from error
+
+
+def load_file(path: str | Path) -> dict[str, Any]:
+    """The dictionary that ``torch.save`` put into ``path``, with tensors on the CPU.
+
+    Reads tensors and plain values only; a file that holds other objects is refused, not executed.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, no checkpoint, or holds something else than data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint file {path}; check the path.")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty; copy or download it again.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    # Damaged files raise nearly anything.
+    except Exception as error:
+        raise CheckpointError(f"{path} {_reading_failure(error)}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights.")
+    return content
+
+
+def _reading_failure(error: Exception) -> str:
+    # Only the cause: the rest of torch's message recommends ways to run the file's code.
+    forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and forbidden is not None:
+        return (
+            f"holds more than tensors and plain values ({forbidden[1]}). It was refused, because loading "
+            "other objects can run code. Save only its tensors, with the program that wrote it."
+        )
+    cause = (
+        "no pickle of tensors" if isinstance(error, pickle.UnpicklingError) else str(error).partition(". ")[0]
+    )
+    return f"is damaged or no PyTorch checkpoint ({cause}). Copy or download it again."
+
+
+def random_state() -> dict[str, Any]:
+    """The state of torch's default generators: CPU and, once CUDA is in use, the current GPU."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what `random_state` gave."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextlib.contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Whatever runs inside leaves torch's default generators as they were."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
+
+
+class Checkpointer:
+    """Writes and resumes the checkpoints of one run in one directory.
+
+    Args:
+        output_dir: made if missing.
+        kind: "baseline", "step1" or "step2"; a directory belongs to one kind.
+    """
+
+    def __init__(self, output_dir: str | Path, kind: str) -> None:
+        self.output_dir = Path(output_dir)
+        self.kind = kind
+
+    def path(self, name: str) -> Path:
+        """The file of the checkpoint ``name`` ("model_final", …)."""
+        return self.output_dir / f"{name}.pth"
+
+    def save(self, name: str, state: TrainingState, mark_last: bool = True) -> None:
+        """Write ``<name>.pth``. All processes must call this; rank 0 writes, and random states of all go in.
+
+        Args:
+            mark_last: whether a resumed run starts from this file.
+
+        Raises:
+            CheckpointError: on every process, if the file cannot be written.
+        """
+        random_states = all_gather_objects(random_state())
+        failure = None
+        if is_main():
+            try:
+                self._write(name, state, random_states, mark_last)
+            except CheckpointError as error:
+                failure = error
+        failures = [error for error in all_gather_objects(failure) if error is not None]
+        if failures:
+            raise failures[0]
+
+    def _write(self, name: str, state: TrainingState, random_states: list, mark_last: bool) -> None:
+        content = {
+            "model": state.model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "scheduler": state.scheduler.state_dict(),
+            "scaler": None if state.scaler is None else state.scaler.state_dict(),
+            "iteration": state.iteration,
+            "kind": self.kind,
+            "random_states": random_states,
+            "extra": state.extra,
+        }
+        path = self.path(name)
+        save_atomic(content, path)
+        if mark_last:
+            line = path.name.encode()
+            _replace_file(self.output_dir / LAST_CHECKPOINT, lambda stream: stream.write(line))
+        logger.info("wrote %s", path)
+
+    def last_path(self) -> Path | None:
+        """The checkpoint that a resumed run starts from; None if there is none yet."""
+        marker = self.output_dir / LAST_CHECKPOINT
+        if not marker.is_file():
+            return None
+        # Older programs wrote the full path; the directory may have moved since.
+        name = Path(marker.read_text(encoding="utf-8", errors="replace").strip()).name
+        return self.output_dir / name if name else None
+
+    def load_latest(self, state: TrainingState) -> int | None:
+        """Restore ``state`` in place and this process's random states from the newest checkpoint.
+
+        Returns:
+            The number of updates done, or None if the directory holds no checkpoint to resume from.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, of another kind of run, or of another model.
+        """
+        if is_main():
+            for leftover in self.output_dir.glob("*.pth.tmp"):
+                leftover.unlink()
+        path = broadcast_object(self.last_path())
+        if path is None:
+            self._warn_of_orphans()
+            return None
+        try:
+            content = load_file(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"cannot resume: {error} {self._remedy(path)}") from error
+        self._check(content, path)
+        try:
+            self._restore(content, state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{path} does not fit this model or optimizer: {error}\nResume with the config that wrote "
+                "it, or choose another OUTPUT_DIR to start anew."
+            ) from error
+        logger.warning("resuming from %s at iteration %d", path, state.iteration)
+        self._restore_random_state(content)
+        return state.iteration
+
+    def _check(self, content: dict[str, Any], path: Path) -> None:
+        missing = [key for key in _KEYS if key not in content]
+        if missing:
+            raise CheckpointError(
+                f"{path} is no training checkpoint of this program (it lacks {', '.join(missing)}), so this "
+                f"run cannot resume from it. To start from its weights, set MODEL.WEIGHT to it and choose "
+                f"another OUTPUT_DIR, or remove {self.output_dir / LAST_CHECKPOINT}."
+            )
+        if content["kind"] != self.kind:
+            raise CheckpointError(
+                f"{self.output_dir} holds a run of kind {content['kind']!r} ({path.name}), but this is a run "
+                f"of kind {self.kind!r}. Choose another OUTPUT_DIR."
+            )
+
+    def _restore(self, content: dict[str, Any], state: TrainingState) -> None:
+        configured = [(group["initial_lr"], group["weight_decay"]) for group in state.optimizer.param_groups]
+        state.model.load_state_dict(content["model"], strict=True)
+        state.optimizer.load_state_dict(content["optimizer"])
+        state.scheduler.load_state_dict(content["scheduler"])
+        saved = [(group["initial_lr"], group["weight_decay"]) for group in state.optimizer.param_groups]
+        if saved != configured:
+            logger.warning(
+                "the checkpoint's (learning rate, weight decay) %s are kept; the config's %s are not used. "
+                "Choose another OUTPUT_DIR and set MODEL.WEIGHT to the checkpoint to train on with new ones.",
+                saved,
+                configured,
+            )
+        if state.scaler is not None and content["scaler"] is not None:
+            state.scaler.load_state_dict(content["scaler"])
+        state.iteration = content["iteration"]
+        state.extra = content["extra"]
+
+    def _restore_random_state(self, content: dict[str, Any]) -> None:
+        states = content["random_states"]
+        mine = states[get_rank()] if len(states) == get_world_size() else None
+        if mine is not None and (mine["cuda"] is not None) == torch.cuda.is_initialized():
+            set_random_state(mine)
+            return
+        seed = zlib.crc32(states[0]["cpu"].numpy().tobytes()) + get_rank()
+        logger.warning(
+            "the checkpoint was written by %d process(es) on %s, this run differs: random numbers start "
+            "afresh from seed %d, so it will not repeat an undisturbed run exactly",
+            len(states),
+            "CPU" if states[0]["cuda"] is None else "GPU",
+            seed,
+        )
+        torch.manual_seed(seed)
+
+    def _warn_of_orphans(self) -> None:
+        others = self._checkpoints()
+        if others:
+            logger.warning(
+                "%s holds %s but no file %s, so training starts from the beginning and will overwrite them",
+                self.output_dir,
+                ", ".join(others),
+                LAST_CHECKPOINT,
+            )
+
+    def _checkpoints(self) -> list[str]:
+        return sorted(path.name for path in self.output_dir.glob("model_*.pth"))
+
+    def _remedy(self, path: Path) -> str:
+        others = [name for name in self._checkpoints() if name != path.name]
+        marker = self.output_dir / LAST_CHECKPOINT
+        if not others:
+            return f"{self.output_dir} has no other checkpoint: remove {marker} to start from the beginning."
+        return f"To resume from another one, write its name into {marker}: {', '.join(others)}."

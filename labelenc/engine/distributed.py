@@ -1,0 +1,219 @@
+"""Several processes as one: start-up from a launcher's environment, collectives, and the parallel model.
+
+Every function works without a launcher too (one process), so callers need no second code path.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from labelenc.config import ConfigError
+
+# Rank 0 may score a large data set while the others wait for it.
+TIMEOUT = timedelta(minutes=60)
+_LAUNCHER_VARIABLES = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+# Newer PyTorch renames the option and warns of the old name.
+_BUFFER_OPTION = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process: ``rank`` of ``world_size``, ``local_rank`` on its machine, and its device."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+
+def setup_distributed(device: str) -> Process:
+    """Join the process group that the environment describes, or stay alone where it describes none.
+
+    Reads ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK`` and ``MASTER_*`` as ``torchrun`` and
+    ``torch.distributed.launch`` set them. Tensors travel by gloo on CPU and by nccl between GPUs.
+
+    Args:
+        device: ``"cpu"``, ``"cuda"`` (each process takes the GPU of its local rank) or, for a single
+            process, ``"cuda:N"``.
+
+    Raises:
+        ConfigError: CUDA is asked for and missing, has too few GPUs, or the environment is incomplete.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0")) if world_size > 1 else 0
+    local_rank = int(os.environ.get("LOCAL_RANK", "0")) if world_size > 1 else 0
+    chosen = _choose_device(device, local_rank, world_size)
+    if world_size > 1:
+        missing = [name for name in _LAUNCHER_VARIABLES if name not in os.environ]
+        if missing:
+            raise ConfigError(
+                f"WORLD_SIZE is {world_size} but {', '.join(missing)} is not set. Start with "
+                f"'torchrun --nproc_per_node={world_size} …', or unset WORLD_SIZE to run one process."
+            )
+        # Python objects then travel through host memory even on GPU machines.
+        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    return Process(rank, world_size, local_rank, chosen)
+
+
+def _choose_device(device: str, local_rank: int, world_size: int) -> torch.device:
+    chosen = torch.device(device)
+    if chosen.type == "cpu":
+        return chosen
+    if chosen.type != "cuda":
+        raise ConfigError(f"MODEL.DEVICE is {device!r}; write 'cuda' or 'cpu'.")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"MODEL.DEVICE is {device!r} but PyTorch {torch.__version__} sees no usable GPU here. Append "
+            "'MODEL.DEVICE cpu' to the command to run on the CPU, or install a driver and PyTorch for CUDA."
+        )
+    index = local_rank if chosen.index is None or world_size > 1 else chosen.index
+    if index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"this process wants GPU {index} but the machine has {torch.cuda.device_count()}. "
+            "Lower --nproc_per_node, or check CUDA_VISIBLE_DEVICES."
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def close_distributed() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def get_rank() -> int:
+    """The rank of this process; 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def get_world_size() -> int:
+    """The number of processes; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """True on the one process that writes files and speaks."""
+    return get_rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if get_world_size() > 1:
+        dist.barrier()
+
+
+def all_gather_objects(obj: Any) -> list[Any]:
+    """The objects of all processes, in rank order, on every process. Objects must pickle."""
+    if get_world_size() == 1:
+        return [obj]
+    gathered: list[Any] = [None] * get_world_size()
+    dist.all_gather_object(gathered, obj)
+    return gathered
+
+
+def gather_objects(obj: Any) -> list[Any] | None:
+    """The objects of all processes, in rank order, on rank 0; None elsewhere."""
+    if get_world_size() == 1:
+        return [obj]
+    gathered: list[Any] | None = [None] * get_world_size() if is_main() else None
+    dist.gather_object(obj, gathered)
+    return gathered
+
+
+def broadcast_object(obj: Any) -> Any:
+    """Rank 0's object, on every process; what the others pass is ignored."""
+    if get_world_size() == 1:
+        return obj
+    holder = [obj]
+    dist.broadcast_object_list(holder)
+    return holder[0]
+
+
+def reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Mean of each scalar over the processes, by one all-reduce of all of them.
+
+    Args:
+        values: scalar tensors of one device; every process passes the same names.
+
+    Returns:
+        The same names in the same order; float32 scalars without gradient.
+    """
+    if not values:
+        return {}
+    # Sorted, because the order of insertion may differ between processes.
+    names = sorted(values)
+    stacked = torch.stack([values[name].detach().float().reshape(()) for name in names])
+    if get_world_size() > 1:
+        dist.all_reduce(stacked)
+        stacked /= get_world_size()
+    means = dict(zip(names, stacked.unbind(), strict=True))
+    return {name: means[name] for name in values}
+
+
+def broadcast_batch_norm(model: nn.Module) -> None:
+    """Give every process rank 0's running batch-norm statistics, so that all of them evaluate one model."""
+    if get_world_size() == 1:
+        return
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            for buffer in module.buffers(recurse=False):
+                dist.broadcast(buffer, src=0)
+
+
+class ParallelModel:
+    """Calls a model so that gradients come out averaged over all processes.
+
+    Owns the only data-parallel wrapper, so ``.model`` is always the bare model. The wrapper is made anew
+    whenever the set of trainable parameters has changed since the last call: schedules freeze and thaw
+    parts of the model at known iterations, and a wrapper made before would wait for gradients that never
+    come. All processes must change the flags at the same call.
+
+    Call it for training only (one forward, one backward); evaluate with ``.model``.
+    """
+
+    def __init__(self, model: nn.Module, process: Process) -> None:
+        self.model = model
+        self._process = process
+        self._wrapper: DistributedDataParallel | None = None
+        self._flags: tuple[bool, ...] | None = None
+        # Frozen statistics never differ; running ones do, and rank 0's are those that get saved.
+        self._broadcast_buffers = any(
+            isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules()
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output; back-propagating from it averages gradients over the processes."""
+        if self._process.world_size == 1:
+            return self.model(*args, **kwargs)
+        flags = tuple(parameter.requires_grad for parameter in self.model.parameters())
+        if flags != self._flags:
+            self._wrap(flags)
+        return self.model(*args, **kwargs) if self._wrapper is None else self._wrapper(*args, **kwargs)
+
+    def _wrap(self, flags: tuple[bool, ...]) -> None:
+        self._wrapper = None
+        # The old wrapper's hooks on the parameters live until it is collected.
+        gc.collect()
+        if any(flags):
+            device_ids = [self._process.device.index] if self._process.device.type == "cuda" else None
+            options: dict[str, Any] = {_BUFFER_OPTION: self._broadcast_buffers}
+            self._wrapper = DistributedDataParallel(self.model, device_ids=device_ids, **options)
+        self._flags = flags

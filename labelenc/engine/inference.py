@@ -1,0 +1,90 @@
+"""Detections of a whole data set, over all processes."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from labelenc.engine.distributed import Process, broadcast_batch_norm, broadcast_object, gather_objects
+from labelenc.structures import Batch, BoxList, ImageBatch
+
+Detect = Callable[[ImageBatch, Batch], list[BoxList]]
+
+
+def run_inference(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    process: Process,
+    prepare: Callable[[Batch], ImageBatch],
+    detect: Detect | None = None,
+    description: str = "inference",
+    num_images: int | None = None,
+) -> dict[int, BoxList] | None:
+    """Detect on every image of ``loader``; each process passes its own share of the images.
+
+    Args:
+        model: the bare model; put into eval mode for the run and back afterwards.
+        loader: batches of uint8 images; shares may differ in length and may be empty.
+        process: this process.
+        prepare: turns a batch that is on the device already into the model's input.
+        detect: detections of one batch in the coordinates of its resized images; None is ``model(images)``.
+        description: label of the progress bar, shown on a terminal only.
+        num_images: how many images all processes together must deliver; None skips the check.
+
+    Returns:
+        On rank 0: image id -> detections (on the CPU) in the coordinates of the image file; None elsewhere.
+
+    Raises:
+        RuntimeError: on every process, if an image came twice or images are missing.
+    """
+    broadcast_batch_norm(model)
+    found: list[tuple[int, BoxList]] = []
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            hidden = process.rank != 0 or not sys.stderr.isatty()
+            for batch in tqdm(loader, desc=description, disable=hidden, leave=False):
+                found.extend(_detect_batch(model, batch, process, prepare, detect))
+    finally:
+        model.train(was_training)
+    shares = gather_objects(found)
+    pairs = None if shares is None else [pair for share in shares for pair in share]
+    # Every process has to hear of it: a lone error would leave the others waiting.
+    complaint = broadcast_object(None if pairs is None else _complaint(pairs, num_images))
+    if complaint is not None:
+        raise RuntimeError(complaint)
+    return None if pairs is None else dict(pairs)
+
+
+def _detect_batch(
+    model: nn.Module,
+    batch: Batch,
+    process: Process,
+    prepare: Callable[[Batch], ImageBatch],
+    detect: Detect | None,
+) -> list[tuple[int, BoxList]]:
+    batch = batch.to(process.device, non_blocking=True)
+    images = prepare(batch)
+    detections = model(images) if detect is None else detect(images, batch)
+    described = zip(batch.image_ids, batch.original_sizes, detections, strict=True)
+    return [(image_id, boxes.resize(size).to("cpu")) for image_id, size, boxes in described]
+
+
+def _complaint(pairs: list[tuple[int, BoxList]], num_images: int | None) -> str | None:
+    counts = Counter(image_id for image_id, _ in pairs)
+    twice = sorted(image_id for image_id, count in counts.items() if count > 1)
+    if twice:
+        listed = f"{twice[:5]}{' …' if len(twice) > 5 else ''}"
+        return (
+            f"{len(twice)} images were evaluated more than once (ids {listed}); the shares of the processes "
+            "must not overlap, and image ids must be unique in the annotation file."
+        )
+    if num_images is not None and len(counts) != num_images:
+        return f"{len(counts)} of {num_images} images were evaluated; the processes' shares must cover all."
+    return None
