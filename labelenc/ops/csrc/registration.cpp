@@ -1,0 +1,37 @@
+// Schemas of the operations, and a description of the build. No Python headers: not everyone has them installed.
+#include <string>
+
+#include <torch/csrc/stable/library.h>
+
+#if defined(_WIN32)
+#define LABELENC_EXPORT extern "C" __declspec(dllexport)
+#else
+#define LABELENC_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+STABLE_TORCH_LIBRARY(labelenc, m) {
+  m.def("nms_sorted(Tensor boxes, Tensor? groups, float iou_threshold, bool legacy_offset) -> Tensor");
+}
+
+namespace {
+
+std::string compiler() {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#elif defined(__GNUC__)
+  return "gcc " __VERSION__;
+#elif defined(_MSC_VER)
+  return "msvc " + std::to_string(_MSC_VER);
+#else
+  return "unknown compiler";
+#endif
+}
+
+}  // namespace
+
+// "PyTorch version|compiler|CUDA architectures", the last empty without CUDA kernels.
+LABELENC_EXPORT const char* labelenc_build() {
+  static const std::string text =
+      std::string(LABELENC_TORCH_VERSION) + "|" + compiler() + "|" + LABELENC_CUDA_ARCHITECTURES;
+  return text.c_str();
+}

@@ -1,0 +1,113 @@
+"""What a user sees where kernels are missing, broken or present: each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from labelenc.ops import library
+
+ROOT = Path(__file__).resolve().parents[2]
+
+USE_NMS_TWICE = """
+import warnings, torch
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from labelenc import ops
+    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]])
+    for _ in range(2):
+        print(ops.nms(boxes, torch.tensor([0.7, 0.9, 0.8]), 0.5).tolist())
+print(len([w for w in caught if "not compiled" in str(w.message)]))
+torch.library.opcheck(torch.ops.labelenc.nms_sorted.default, (boxes, None, 0.5, False))
+"""
+
+
+def copy_without_kernels(target: Path) -> Path:
+    shutil.copytree(
+        ROOT / "labelenc/ops",
+        target / "labelenc/ops",
+        ignore=shutil.ignore_patterns("_C*", "csrc", "__pycache__"),
+    )
+    (target / "labelenc/__init__.py").write_text("")
+    return target
+
+
+def python(code: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_without_kernels_one_warning_and_right_results(tmp_path: Path) -> None:
+    done = python(["-c", USE_NMS_TWICE], copy_without_kernels(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:3] == ["[1, 2]", "[1, 2]", "1"]
+
+
+def test_broken_kernels_are_an_error_that_names_the_remedy(tmp_path: Path) -> None:
+    copy_without_kernels(tmp_path)
+    (tmp_path / "labelenc/ops/_C.abi3.so").write_bytes(b"not a library")
+    done = python(["-c", "from labelenc import ops"], tmp_path)
+    assert done.returncode != 0
+    last = done.stderr.strip().split("\n")[-1]
+    assert "doesn't load" in last
+    assert "pip install --no-build-isolation -e ." in last
+
+
+def test_kernels_older_than_the_python_part_are_an_error(tmp_path: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    copy_without_kernels(tmp_path)
+    library_file = tmp_path / "labelenc/ops/_C.abi3.so"
+    subprocess.run([compiler, "-shared", "-x", "c", "/dev/null", "-o", str(library_file)], check=True)
+    done = python(["-c", "from labelenc import ops"], tmp_path)
+    assert done.returncode != 0
+    assert "older than its Python part" in done.stderr.strip().split("\n")[-1]
+
+
+@pytest.mark.parametrize(
+    ("message", "torch_cuda", "expected"),
+    [
+        ("libtorch_cuda.so: cannot open shared object file", None, "is a CPU build"),
+        ("libcudart.so.12: cannot open shared object file", "13.0", "another CUDA major version"),
+        ("_C.abi3.so: undefined symbol: torch_parallel_for", "13.0", "2.11 or newer"),
+        ("file too short", None, "file too short"),
+    ],
+)
+def test_reason_of_a_failed_load(
+    monkeypatch: pytest.MonkeyPatch, message: str, torch_cuda: str | None, expected: str
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", torch_cuda)
+    reason = library._reason(message)
+    assert expected in reason
+    assert "pip install --no-build-isolation" in reason
+
+
+def test_gpu_tensors_without_gpu_kernels_take_a_detour_with_one_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Needs no GPU: the detour is called directly."""
+    monkeypatch.setattr(library, "_gpu_warned", False)
+    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]])
+    with pytest.warns(RuntimeWarning, match="FORCE_CUDA=1"):
+        assert library._nms_through_cpu(boxes, None, 0.5, False).tolist() == [True, False, True]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        groups = torch.tensor([0, 1, 0])
+        assert library._nms_through_cpu(boxes, groups, 0.5, False).tolist() == [True, True, True]
+
+
+def test_self_test_passes_and_says_what_is_built() -> None:
+    done = python(["-m", "labelenc.ops"], ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "compiled kernels" in done.stdout
+    assert done.stdout.count(" ok") == 4 * (2 if torch.cuda.is_available() else 1)
