@@ -14,26 +14,19 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from labelenc import data, engine, evaluation
+from labelenc import data, engine, evaluation, supervision
 from labelenc.config import ConfigError, resolve_weight, with_num_classes, with_values
 from labelenc.engine import Checkpointer, Process, TrainingState
 from labelenc.modeling import Detector, build_detector
 from labelenc.modeling.backbone.pretrained import WeightsError, load_weights
 from labelenc.structures import Batch, BoxList, ImageBatch
-from labelenc.supervision import (
-    HandoverError,
-    LabelEncStep1,
-    LabelEncStep2,
-    export_label_encoding,
-    load_label_encoding,
-)
 
 logger = logging.getLogger(__name__)
 
 LABEL_ENCODING_FILE = "label_encoding_function.pth"
 USER_ERRORS = (
     ConfigError,
-    HandoverError,
+    supervision.HandoverError,
     WeightsError,
     data.DataError,
     engine.CheckpointError,
@@ -68,12 +61,12 @@ def train_step1(cfg: CfgNode, skip_test: bool = False) -> Metrics:
     encodings of the labels themselves.
     """
     warmup = cfg.MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS
-    return _run(cfg, Recipe("step1", LabelEncStep1, extra_iters=warmup), skip_test)
+    return _run(cfg, Recipe("step1", supervision.LabelEncStep1, extra_iters=warmup), skip_test)
 
 
 def train_step2(cfg: CfgNode, label_encoding: str, skip_test: bool = False) -> Metrics:
     """Train the final detector from step 1's file ``label_encoding``."""
-    return _run(cfg, Recipe("step2", LabelEncStep2, label_encoding=label_encoding), skip_test)
+    return _run(cfg, Recipe("step2", supervision.LabelEncStep2, label_encoding=label_encoding), skip_test)
 
 
 def evaluate(cfg: CfgNode) -> Metrics:
@@ -83,11 +76,11 @@ def evaluate(cfg: CfgNode) -> Metrics:
     newest checkpoint of OUTPUT_DIR.
     """
     with _process(cfg) as process:
-        _check_data(cfg, train=False)
+        _check_data(cfg, train=False, test=True)
         cfg = _with_classes_of_data(cfg, cfg.DATASETS.TEST)
         model = build_detector(cfg)
         weight = _weight_to_evaluate(cfg)
-        load_weights(model, engine.load_file(weight), weight)
+        load_weights(model, engine.load_file(weight), weight, complete=True)
         return engine.broadcast_object(_evaluate_sets(cfg, model.to(process.device), process))
 
 
@@ -112,25 +105,48 @@ def _process(cfg: CfgNode) -> Iterator[Process]:
 
 def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
     with _process(cfg) as process:
-        _check_data(cfg, train=True)
+        tests = bool(cfg.DATASETS.TEST) and not skip_test
+        _check_data(cfg, train=True, test=tests)
         cfg = _with_classes_of_data(cfg, cfg.DATASETS.TRAIN)
-        seed = cfg.SEED if cfg.SEED >= 0 else engine.broadcast_object(torch.seed() % 2**31)
         checkpointer = Checkpointer(cfg.OUTPUT_DIR, recipe.kind)
-        model, state = _start(cfg, recipe, seed, checkpointer, process)
-        if cfg.SEED < 0:
-            cfg = with_values(cfg, {"SEED": state.extra["seed"]})
-        metrics = _train(cfg, recipe, model, state, checkpointer, process)
-        if recipe.kind == "step1" and engine.is_main():
-            path = Path(cfg.OUTPUT_DIR) / LABEL_ENCODING_FILE
-            engine.save_atomic(export_label_encoding(model), path)
-            logger.info("wrote %s, which step 2 starts from", path)
-        if skip_test or not cfg.DATASETS.TEST:
-            return dict(metrics or {})
-        return _final_test(cfg, model, process, metrics)
+        model, state = _start(cfg, recipe, checkpointer, process)
+        cfg = with_values(cfg, {"SEED": cfg.SEED if cfg.SEED >= 0 else state.extra["seed"]})
+        max_iter = cfg.SOLVER.MAX_ITER + recipe.extra_iters
+        _announce(cfg, recipe, max_iter)
+        settings = engine.LoopSettings(
+            max_iter=max_iter,
+            checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
+            eval_period=cfg.TEST.EVAL_PERIOD,
+            dtype=cfg.DTYPE,
+            clip=engine.build_clip(cfg),
+        )
+        numbers = (state.iteration, max_iter, cfg.SOLVER.LOG_PERIOD, process.rank)
+        parallel = engine.ParallelModel(model, process)
+        with engine.MetricsWriter(cfg.OUTPUT_DIR, *numbers) as writer:
+            metrics = engine.train(
+                state,
+                lambda batch, k: parallel(prepare(cfg, batch), batch.targets, **model.begin_iteration(k)),
+                data.build_train_loader(cfg, process.world_size, process.rank, state.iteration, max_iter),
+                settings,
+                process=process,
+                checkpointer=checkpointer,
+                writer=writer,
+                evaluate=(lambda _: _evaluate_sets(cfg, model, process)) if tests else None,
+            )
+            if recipe.kind == "step1" and engine.is_main():
+                path = Path(cfg.OUTPUT_DIR) / LABEL_ENCODING_FILE
+                engine.save_atomic(supervision.export_label_encoding(model), path)
+                logger.info("wrote %s, which step 2 starts from", path)
+            if not tests:
+                return {}
+            final = _final_test(cfg, model, process, metrics)
+            writer.evaluation(state.iteration, final)
+        return final
 
 
-def _check_data(cfg: CfgNode, train: bool) -> None:
-    problems = engine.broadcast_object(data.check_datasets(cfg, train=train) if engine.is_main() else None)
+def _check_data(cfg: CfgNode, train: bool, test: bool) -> None:
+    found = data.check_datasets(cfg, train=train, test=test) if engine.is_main() else None
+    problems = engine.broadcast_object(found)
     for problem in problems:
         logger.warning("%s", problem)
     data.stop_if_unusable(problems)
@@ -142,9 +158,10 @@ def _with_classes_of_data(cfg: CfgNode, names: tuple[str, ...]) -> CfgNode:
 
 
 def _start(
-    cfg: CfgNode, recipe: Recipe, seed: int, checkpointer: Checkpointer, process: Process
+    cfg: CfgNode, recipe: Recipe, checkpointer: Checkpointer, process: Process
 ) -> tuple[Detector, TrainingState]:
     """Model and state to train from: with initial weights, or those of the newest checkpoint."""
+    seed = cfg.SEED if cfg.SEED >= 0 else engine.broadcast_object(torch.seed() % 2**31)
     torch.manual_seed(seed)
     model = recipe.build(cfg)
     if checkpointer.last_path() is None:
@@ -152,7 +169,9 @@ def _start(
             path = resolve_weight(cfg.MODEL.WEIGHT)
             load_weights(model, engine.load_file(path), path)
         if recipe.label_encoding is not None:
-            load_label_encoding(model, engine.load_file(recipe.label_encoding), recipe.label_encoding)
+            supervision.load_label_encoding(
+                model, engine.load_file(recipe.label_encoding), recipe.label_encoding
+            )
     if cfg.MODEL.USE_SYNCBN and process.world_size > 1 and process.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(process.device)
@@ -165,40 +184,12 @@ def _start(
     return model, state
 
 
-def _train(
-    cfg: CfgNode,
-    recipe: Recipe,
-    model: Detector,
-    state: TrainingState,
-    checkpointer: Checkpointer,
-    process: Process,
-) -> Mapping[str, Any] | None:
-    max_iter = cfg.SOLVER.MAX_ITER + recipe.extra_iters
+def _announce(cfg: CfgNode, recipe: Recipe, max_iter: int) -> None:
     if engine.is_main():
         written = Path(cfg.OUTPUT_DIR) / "config.yml"
         written.write_text(cfg.dump(), encoding="utf-8")
         images = f"{max_iter} iterations of {cfg.SOLVER.IMS_PER_BATCH} images"
         logger.info("%s: %s, seed %d, configuration in %s", recipe.kind, images, cfg.SEED, written)
-    settings = engine.LoopSettings(
-        max_iter=max_iter,
-        checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
-        eval_period=cfg.TEST.EVAL_PERIOD,
-        dtype=cfg.DTYPE,
-        clip=engine.build_clip(cfg),
-    )
-    parallel = engine.ParallelModel(model, process)
-    numbers = (state.iteration, max_iter, cfg.SOLVER.LOG_PERIOD, process.rank)
-    with engine.MetricsWriter(cfg.OUTPUT_DIR, *numbers) as writer:
-        return engine.train(
-            state,
-            lambda batch, k: parallel(prepare(cfg, batch), batch.targets, **model.begin_iteration(k)),
-            data.build_train_loader(cfg, process.world_size, process.rank, state.iteration, max_iter),
-            settings,
-            process=process,
-            checkpointer=checkpointer,
-            writer=writer,
-            evaluate=(lambda _: _evaluate_sets(cfg, model, process)) if cfg.DATASETS.TEST else None,
-        )
 
 
 def prepare(cfg: CfgNode, batch: Batch) -> ImageBatch:
@@ -225,7 +216,7 @@ def _final_test(
     cfg: CfgNode, model: Detector, process: Process, metrics: Mapping[str, Any] | None
 ) -> Metrics:
     results = dict(metrics) if metrics is not None else _evaluate_sets(cfg, model, process)
-    if isinstance(model, LabelEncStep1):
+    if isinstance(model, supervision.LabelEncStep1):
 
         def reconstruct(images: ImageBatch, batch: Batch) -> list[BoxList]:
             return model.reconstruct(images, batch.targets)

@@ -10,7 +10,7 @@ def main() -> None:
         "Writes OUTPUT_DIR/label_encoding_function.pth, which step 2 takes as --labelenc. "
         "MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS iterations come on top of SOLVER.MAX_ITER."
     )
-    parser.add_argument("--skip-test", action="store_true", help="do not evaluate after training")
+    parser.add_argument("--skip-test", action="store_true", help="train only, evaluate nothing")
     args, cfg = parse_tool(parser)
     with pipeline.readable_errors():
         pipeline.train_step1(cfg, args.skip_test)

@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument(
         "--labelenc", required=True, metavar="FILE", help="the label_encoding_function.pth that step 1 wrote"
     )
-    parser.add_argument("--skip-test", action="store_true", help="do not evaluate after training")
+    parser.add_argument("--skip-test", action="store_true", help="train only, evaluate nothing")
     args, cfg = parse_tool(parser)
     with pipeline.readable_errors():
         pipeline.train_step2(cfg, args.labelenc, args.skip_test)

@@ -8,7 +8,7 @@ def main() -> None:
     parser = tool_parser(
         "Train the plain detector of a config and evaluate it. Resumes where OUTPUT_DIR holds a checkpoint."
     )
-    parser.add_argument("--skip-test", action="store_true", help="do not evaluate after training")
+    parser.add_argument("--skip-test", action="store_true", help="train only, evaluate nothing")
     args, cfg = parse_tool(parser)
     with pipeline.readable_errors():
         pipeline.train_baseline(cfg, args.skip_test)

@@ -129,14 +129,14 @@ def _from_user_catalog(path: str, name: str) -> DatasetSource:
     try:
         spec.loader.exec_module(module)
         entry = module.DatasetCatalog.get(name)
+        factory, arguments = entry["factory"], entry["args"]
+        if factory == "COCODataset":
+            return DatasetSource(name, "coco", arguments["root"], arguments["ann_file"])
+        if factory == "PascalVOCDataset":
+            return DatasetSource(name, "voc", arguments["data_dir"], split=arguments["split"])
     except Exception as error:  # whatever the user's own file raises
         raise ConfigError(f"PATHS_CATALOG {path} gives no data set {name!r}: {error!r}") from error
-    arguments = entry["args"]
-    if entry["factory"] == "COCODataset":
-        return DatasetSource(name, "coco", arguments["root"], arguments["ann_file"])
-    if entry["factory"] == "PascalVOCDataset":
-        return DatasetSource(name, "voc", arguments["data_dir"], split=arguments["split"])
     raise ConfigError(
-        f"PATHS_CATALOG {path}: data set {name!r} has factory {entry['factory']!r}; COCODataset and "
+        f"PATHS_CATALOG {path}: data set {name!r} has factory {factory!r}; COCODataset and "
         "PascalVOCDataset are known"
     )

@@ -101,13 +101,14 @@ def _check_input(cfg: CfgNode) -> None:
     sizes = cfg.INPUT
     if len(sizes.PIXEL_MEAN) != 3 or len(sizes.PIXEL_STD) != 3 or not all(s > 0 for s in sizes.PIXEL_STD):
         raise ConfigError("INPUT.PIXEL_MEAN and INPUT.PIXEL_STD need three numbers each, the latter positive")
-    low, high = sizes.MIN_SIZE_RANGE_TRAIN
-    if low != -1 and not 0 < low <= high:
+    bounds = tuple(sizes.MIN_SIZE_RANGE_TRAIN)
+    drawn = bounds != (-1, -1)
+    if drawn and not (len(bounds) == 2 and 0 < bounds[0] <= bounds[1]):
         raise ConfigError(
-            f"INPUT.MIN_SIZE_RANGE_TRAIN must be (low, high) with 0 < low <= high, or (-1, -1) for off; "
-            f"not {(low, high)}"
+            "INPUT.MIN_SIZE_RANGE_TRAIN must be (low, high) with 0 < low <= high, or (-1, -1) for off; "
+            f"not {bounds}"
         )
-    if low == -1 and (not sizes.MIN_SIZE_TRAIN or min(sizes.MIN_SIZE_TRAIN) <= 0):
+    if not drawn and (not sizes.MIN_SIZE_TRAIN or min(sizes.MIN_SIZE_TRAIN) <= 0):
         raise ConfigError(f"INPUT.MIN_SIZE_TRAIN needs positive sizes, not {sizes.MIN_SIZE_TRAIN}")
 
 

@@ -24,6 +24,8 @@ LEGACY_CLASS_KEYS = {
 }
 # Below these nodes the user chooses the names.
 FREE_NODES = ("DATASETS.REGISTER", "MODEL.TIMM.KWARGS")
+# Lists of text that are empty by default.
+NAME_LISTS = ("DATASETS.TRAIN", "DATASETS.TEST")
 
 
 def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = ()) -> CfgNode:
@@ -49,7 +51,7 @@ def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = ())
             f"overrides come in pairs KEY VALUE, but {len(opts)} words were given; the last is {opts[-1]!r}"
         )
     for key, value in zip(opts[::2], opts[1::2], strict=True):
-        for leaf, leaf_value in _option_leaves(key, _literal(value)):
+        for leaf, leaf_value in _option_leaves(key, value):
             _assign(cfg, leaf, leaf_value, where="on the command line")
             explicit.add(leaf)
     _resolve(cfg, explicit)
@@ -123,23 +125,25 @@ def _read_yaml(path: str | os.PathLike) -> dict:
 
 
 def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf; text is read as a Python literal where it is one, as yacs does."""
+    """(dotted key, value as written) of every leaf."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
             yield from _leaves(value, name + ".")
         elif not isinstance(value, dict):
-            yield name, _literal(value)
+            yield name, value
 
 
-def _option_leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _option_leaves(key: str, word: str) -> Iterator[tuple[str, Any]]:
+    value = _literal(word)
     if isinstance(value, dict):
         yield from _leaves(value, key + ".")
     else:
-        yield key, value
+        yield key, word
 
 
 def _literal(value: Any) -> Any:
+    """Text is read as a Python literal where it is one, as yacs does."""
     if not isinstance(value, str):
         return value
     try:
@@ -151,7 +155,10 @@ def _literal(value: Any) -> Any:
 def _assign(cfg: CfgNode, key: str, value: Any, where: str) -> None:
     for free in FREE_NODES:
         if key.startswith(free + "."):
-            _assign_free(_get(cfg, free), key[len(free) + 1 :].split("."), value)
+            rest = key[len(free) + 1 :]
+            # The names of data sets may hold dots.
+            parts = rest.rsplit(".", 1) if free == "DATASETS.REGISTER" else rest.split(".")
+            _assign_free(_get(cfg, free), parts, _literal(value))
             return
     node: Any = cfg
     for part in key.split("."):
@@ -169,23 +176,35 @@ def _assign_free(node: CfgNode, parts: list[str], value: Any) -> None:
     node[parts[-1]] = value
 
 
-def _coerce(current: Any, value: Any, key: str, where: str) -> Any:
-    """``value`` as the type of ``current``: lists and tuples interchange, an int serves as a float."""
+def _coerce(current: Any, written: Any, key: str, where: str) -> Any:
+    """``written`` as the type of ``current``: lists and tuples interchange, an int serves as a float."""
+    value = _literal(written)
+    if isinstance(current, (list, tuple)) and isinstance(value, (list, tuple)):
+        _check_items(current, value, key, where)
+        return type(current)(value)
     if isinstance(value, type(current)) and not (isinstance(value, bool) and type(current) is int):
         return value
-    if isinstance(current, (list, tuple)) and isinstance(value, (list, tuple)):
-        return type(current)(value)
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     # The ancestors give a few whole numbers where fractions make sense (BIAS_LR_FACTOR, WEIGHT_DECAY_BIAS).
     if key in ("SOLVER.BIAS_LR_FACTOR", "SOLVER.WEIGHT_DECAY_BIAS") and isinstance(value, float):
         return value
     if isinstance(current, str) and isinstance(value, (int, float)):
-        return str(value)
+        return str(written)
     hint = ' (one name still needs its comma: ("name",))' if isinstance(current, tuple) else ""
     raise ConfigError(
         f"{key} {where} must be a {type(current).__name__} like {current!r}, not {value!r}{hint}"
     )
+
+
+def _check_items(current: Sequence, value: Sequence, key: str, where: str) -> None:
+    """ConfigError unless ``value`` holds texts or numbers as ``current`` does, where that says which."""
+    text = all(isinstance(item, str) for item in current) if current else key in NAME_LISTS
+    if not current and not text:
+        return
+    wrong = [item for item in value if not isinstance(item, str if text else (int, float))]
+    if wrong:
+        raise ConfigError(f"{key} {where} holds {'texts' if text else 'numbers'}, not {wrong[0]!r}")
 
 
 def _nearest(cfg: CfgNode, key: str) -> str:

@@ -1,6 +1,6 @@
 """The training engine: loop, optimizer, checkpoints, processes, logging, inference."""
 
-from labelenc.engine.checkpoint import Checkpointer, CheckpointError, TrainingState, load_file, save_atomic
+from labelenc.engine.checkpoint import Checkpointer, TrainingState
 from labelenc.engine.distributed import (
     ParallelModel,
     Process,
@@ -11,6 +11,7 @@ from labelenc.engine.distributed import (
     reduce_mean,
     setup_distributed,
 )
+from labelenc.engine.files import CheckpointError, load_file, save_atomic
 from labelenc.engine.inference import run_inference
 from labelenc.engine.logging import MetricsWriter, setup_logging
 from labelenc.engine.loop import LoopSettings, TrainingError, make_scaler, train

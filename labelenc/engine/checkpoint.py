@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import pickle
-import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,15 +28,12 @@ from labelenc.engine.distributed import (
     get_world_size,
     is_main,
 )
+from labelenc.engine.files import CheckpointError, load_file, replace_file, save_atomic
 
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
 _KEYS = ("model", "optimizer", "scheduler", "scaler", "iteration", "kind", "random_states", "extra")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written, read, or used for this run."""
 
 
 @dataclass
@@ -56,70 +50,6 @@ class TrainingState:
     scaler: GradScaler | None = None
     iteration: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
-
-
-def save_atomic(obj: Any, path: str | Path) -> None:
-    """``torch.save`` to ``path`` such that the file is the old one or the new one at any moment.
-
-    Writes ``<path>.tmp``, flushes it to the disk and renames it. Raises CheckpointError if that fails.
-    """
-    _replace_file(Path(path), lambda stream: torch.save(obj, stream))
-
-
-def _replace_file(path: Path, write: Any) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    # torch.save reports a full disk as RuntimeError.
-    except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"cannot write {path}: {error}. Check free space and permissions, then start again: "
-            "the run resumes from its last checkpoint."
-        ) from error
-
-
-def load_file(path: str | Path) -> dict[str, Any]:
-    """The dictionary that ``torch.save`` put into ``path``, with tensors on the CPU.
-
-    Reads tensors and plain values only; a file that holds other objects is refused, not executed.
-
-    Raises:
-        CheckpointError: the file is missing, truncated, no checkpoint, or holds something else than data.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint file {path}; check the path.")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty; copy or download it again.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    # Damaged files raise nearly anything.
-    except Exception as error:
-        raise CheckpointError(f"{path} {_reading_failure(error)}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights.")
-    return content
-
-
-def _reading_failure(error: Exception) -> str:
-    # Only the cause: the rest of torch's message recommends ways to run the file's code.
-    forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if isinstance(error, pickle.UnpicklingError) and forbidden is not None:
-        return (
-            f"holds more than tensors and plain values ({forbidden[1]}). It was refused, because loading "
-            "other objects can run code. Save only its tensors, with the program that wrote it."
-        )
-    cause = (
-        "no pickle of tensors" if isinstance(error, pickle.UnpicklingError) else str(error).partition(". ")[0]
-    )
-    return f"is damaged or no PyTorch checkpoint ({cause}). Copy or download it again."
 
 
 def random_state() -> dict[str, Any]:
@@ -196,7 +126,7 @@ class Checkpointer:
         save_atomic(content, path)
         if mark_last:
             line = path.name.encode()
-            _replace_file(self.output_dir / LAST_CHECKPOINT, lambda stream: stream.write(line))
+            replace_file(self.output_dir / LAST_CHECKPOINT, lambda stream: stream.write(line))
         logger.info("wrote %s", path)
 
     def last_path(self) -> Path | None:

@@ -53,7 +53,9 @@ def _shortened(names: list[str], shown: int = 6) -> str:
     return ", ".join(names[:shown]) + rest
 
 
-def load_weights(model: nn.Module, content: Mapping[str, Any], source: str) -> LoadReport:
+def load_weights(
+    model: nn.Module, content: Mapping[str, Any], source: str, complete: bool = False
+) -> LoadReport:
     """Copy the tensors of a file into a detector wherever name and shape agree.
 
     Known layouts: a detector's checkpoint (also of the ancestors: wrapped in ``model``, names prefixed with
@@ -63,12 +65,13 @@ def load_weights(model: nn.Module, content: Mapping[str, Any], source: str) -> L
         model: the detector; changed in place.
         content: the file's content.
         source: the file's name, for the report.
+        complete: the file must hold the whole model, as it must for an evaluation.
 
     Returns:
         The report, which is also logged.
 
     Raises:
-        WeightsError: no tensor of the file fits the model.
+        WeightsError: no tensor of the file fits the model, or with ``complete`` some are missing.
     """
     state = _unwrap(content)
     if not state:
@@ -96,6 +99,12 @@ def load_weights(model: nn.Module, content: Mapping[str, Any], source: str) -> L
         for name in report.matched:
             wanted[name].copy_(renamed[name])
     logger.info("%s", report)
+    lacking = report.missing + report.mismatched
+    if complete and lacking:
+        raise WeightsError(
+            f"{source} lacks {len(lacking)} tensors of this model: {_shortened(lacking)}. Use the config "
+            "that it was trained with, classes included"
+        )
     return report
 
 

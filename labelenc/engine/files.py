@@ -1,0 +1,82 @@
+"""Files of tensors: written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, read, or used for this run."""
+
+
+def save_atomic(obj: Any, path: str | Path) -> None:
+    """``torch.save`` to ``path`` such that the file is the old one or the new one at any moment.
+
+    Writes ``<path>.tmp``, flushes it to the disk and renames it. Raises CheckpointError if that fails.
+    """
+    replace_file(Path(path), lambda stream: torch.save(obj, stream))
+
+
+def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let ``write`` fill a temporary file, flush it to the disk and put it in the place of ``path``."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    # torch.save reports a full disk as RuntimeError.
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"cannot write {path}: {error}. Check free space and permissions, then start again: "
+            "the run resumes from its last checkpoint."
+        ) from error
+
+
+def load_file(path: str | Path) -> dict[str, Any]:
+    """The dictionary that ``torch.save`` put into ``path``, with tensors on the CPU.
+
+    Reads tensors and plain values only; a file that holds other objects is refused, not executed.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, no checkpoint, or holds something else than data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint file {path}; check the path.")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty; copy or download it again.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    # Damaged files raise nearly anything.
+    except Exception as error:
+        raise CheckpointError(f"{path} {_reading_failure(error)}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights.")
+    return content
+
+
+def _reading_failure(error: Exception) -> str:
+    # Only the cause: the rest of torch's message recommends ways to run the file's code.
+    forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and forbidden is not None:
+        return (
+            f"holds more than tensors and plain values ({forbidden[1]}). It was refused, because loading "
+            "other objects can run code. Save only its tensors, with the program that wrote it."
+        )
+    cause = (
+        "no pickle of tensors" if isinstance(error, pickle.UnpicklingError) else str(error).partition(". ")[0]
+    )
+    return f"is damaged or no PyTorch checkpoint ({cause}). Copy or download it again."

@@ -1,0 +1,75 @@
+"""How many classes: new key, legacy keys, data."""
+
+import pytest
+
+from labelenc.config import ConfigError, load_config, num_classes
+from labelenc.config.load import with_num_classes
+
+RETINANET, FCOS = "MODEL.RETINANET.NUM_CLASSES", "MODEL.FCOS.NUM_CLASSES"
+FASTER = "MODEL.ROI_BOX_HEAD.NUM_CLASSES"
+FCOS_ON = ["MODEL.RETINANET_ON", "False", "MODEL.FCOS_ON", "True"]
+FASTER_ON = ["MODEL.RETINANET_ON", "False", "MODEL.BACKBONE.CONV_BODY", "R-50-FPN"]
+
+
+def load(minimal, *words):
+    return load_config(None, [*minimal, *map(str, words)])
+
+
+def test_without_a_word_the_ancestors_80_and_the_data_decide(minimal):
+    cfg = load(minimal)
+    assert cfg.MODEL.NUM_CLASSES == 0
+    assert num_classes(cfg) == 80
+    found = with_num_classes(cfg, 3, "my_train")
+    assert num_classes(found) == 3
+    assert found.MODEL.RETINANET.NUM_CLASSES == 4
+    assert found.is_frozen()
+    assert cfg.MODEL.NUM_CLASSES == 0
+
+
+@pytest.mark.parametrize(
+    ("switches", "key"), [([], RETINANET), (FCOS_ON, FCOS), (FASTER_ON, FASTER)], ids=lambda x: str(x)[-30:]
+)
+def test_each_detectors_legacy_key_counts_the_background(minimal, switches, key):
+    assert num_classes(load(minimal, *switches, key, 21)) == 20
+    assert num_classes(load(minimal, *switches, "MODEL.NUM_CLASSES", 20)) == 20
+    assert num_classes(load(minimal, *switches, "MODEL.NUM_CLASSES", 20, key, 21)) == 20
+    found = with_num_classes(load(minimal, *switches), 7, "my_train")
+    assert num_classes(found) == 7
+
+
+def test_another_detectors_key_serves_too(minimal):
+    # The ancestor read RETINANET's whatever the detector was; files that rely on it keep their meaning.
+    cfg = load(minimal, *FCOS_ON, RETINANET, 6)
+    assert num_classes(cfg) == 5
+    assert cfg.MODEL.FCOS.NUM_CLASSES == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((RETINANET, 21, "MODEL.NUM_CLASSES", 21), (RETINANET, "20", "MODEL.NUM_CLASSES", "21")),
+        ((RETINANET, 21, FCOS, 6), (RETINANET, "20", FCOS, "5")),
+        ((FASTER, 3, "MODEL.NUM_CLASSES", 3), (FASTER, "2", "MODEL.NUM_CLASSES", "3")),
+    ],
+)
+def test_contradictions_in_the_configuration(minimal, words, said):
+    with pytest.raises(ConfigError, match="contradicting class counts") as caught:
+        load(minimal, *words)
+    for word in said:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [(RETINANET, 1), (RETINANET, 0), ("MODEL.NUM_CLASSES", -2)])
+def test_no_foreground_class_is_an_error(minimal, key, value):
+    with pytest.raises(ConfigError, match=key):
+        load(minimal, key, value)
+
+
+@pytest.mark.parametrize("words", [("MODEL.NUM_CLASSES", 4), (RETINANET, 5)])
+def test_data_that_contradict_the_configuration(minimal, words):
+    cfg = load(minimal, *words)
+    assert num_classes(with_num_classes(cfg, 4, "my_train")) == 4
+    with pytest.raises(ConfigError) as caught:
+        with_num_classes(cfg, 3, "my_train")
+    for word in ("4 classes", "my_train has 3 categories", "MODEL.NUM_CLASSES 0", f"{RETINANET} 4"):
+        assert word in str(caught.value)

@@ -1,0 +1,19 @@
+"""Train baseline, step 1 and step 2 on generated images and write a report: what `make demo` runs."""
+
+import argparse
+
+from labelenc import pipeline
+from labelenc.demo import run_demo
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", default="configs/demo/shapes_R-18_small.yaml", metavar="FILE")
+    parser.add_argument("--output-dir", default="exps/demo", metavar="DIR")
+    args = parser.parse_args()
+    with pipeline.readable_errors():
+        run_demo(args.config_file, args.output_dir)
+
+
+if __name__ == "__main__":
+    main()
