@@ -147,8 +147,7 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
 def _check_data(cfg: CfgNode, train: bool, test: bool) -> None:
     found = data.check_datasets(cfg, train=train, test=test) if engine.is_main() else None
     problems = engine.broadcast_object(found)
-    for problem in problems:
-        logger.warning("%s", problem)
+    data.log_problems(problems)
     data.stop_if_unusable(problems)
 
 

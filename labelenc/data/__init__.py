@@ -8,7 +8,7 @@ from labelenc.data.build import (
     coco_ground_truth,
     read_dataset_info,
 )
-from labelenc.data.check import stop_if_unusable
+from labelenc.data.check import log_problems, stop_if_unusable
 from labelenc.data.coco import CocoDataset, Sample
 from labelenc.data.samplers import Draw
 from labelenc.data.shapes import generate_shapes
@@ -25,6 +25,7 @@ __all__ = [
     "check_datasets",
     "coco_ground_truth",
     "generate_shapes",
+    "log_problems",
     "read_dataset_info",
     "stop_if_unusable",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from labelenc.data.annotations import DROPPED, STOPS, Annotations, DataError, Problem
 from labelenc.data.coco import decode_image, size_difference
+
+logger = logging.getLogger(__name__)
 
 _SAMPLED_IMAGES = 32
 
@@ -36,6 +39,14 @@ def check_set(annotations: Annotations, image_dir: str, training: bool, full: bo
         )
         present = list(dict.fromkeys(present))
     return problems + _bad_images(annotations, image_dir, present)
+
+
+def log_problems(problems: Sequence[Problem], show: int = 20) -> None:
+    """Log the first ``show`` problems, a line each, and how many more there are."""
+    for problem in problems[:show]:
+        logger.warning("%s", problem)
+    if len(problems) > show:
+        logger.warning("... and %d more problems", len(problems) - show)
 
 
 def stop_if_unusable(problems: Iterable[Problem]) -> None:

@@ -35,14 +35,19 @@ def build_detector(cfg: CfgNode) -> Detector:
 
 
 def build_parts(cfg: CfgNode) -> tuple[Backbone, RetinaNet]:
-    """Backbone and dense head."""
+    """Backbone and dense head; ConfigError where the configuration's values don't make one."""
     kind = detector_kind(cfg)
     if kind not in DENSE_HEADS:
         raise ConfigError(
             f"this version trains {', '.join(DENSE_HEADS)}; the configuration asks for {kind} "
             "(MODEL.RETINANET_ON True chooses RetinaNet)"
         )
-    return build_backbone(cfg), DENSE_HEADS[kind](cfg)
+    try:
+        return build_backbone(cfg), DENSE_HEADS[kind](cfg)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"the model cannot be built: {error}") from error
 
 
 def build_backbone(cfg: CfgNode) -> Backbone:

@@ -22,7 +22,8 @@ class TimmBody(nn.Module):
         freeze_at: from 2 on, every parameter that C(freeze_at) is computed from gets no gradient.
 
     Raises:
-        ValueError: timm does not know the name, or the model has no maps of the strides 4 to 32.
+        ValueError: timm does not know the name or a keyword argument, or the model has no maps of the
+            strides 4 to 32.
     """
 
     def __init__(self, name: str, kwargs: dict, freeze_norm: bool, freeze_at: int) -> None:
@@ -63,8 +64,13 @@ def _features_model(name: str, kwargs: dict) -> nn.Module:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(near) or 'none'}")
-    with torch.device("meta"):
-        probe = timm.create_model(name, pretrained=False, features_only=True, **kwargs)
+    try:
+        with torch.device("meta"):
+            probe = timm.create_model(name, pretrained=False, features_only=True, **kwargs)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"timm cannot make the feature maps of {name!r} with MODEL.TIMM.KWARGS {kwargs}: {error}"
+        ) from error
     reductions = _feature_info(probe).reduction()
     if not set(STRIDES) <= set(reductions):
         raise ValueError(
