@@ -3,7 +3,7 @@
 The tree is the one that maskrcnn-benchmark, FCOS and LabelEnc users know: same names, same defaults, so
 that their yaml files and command lines work here. Keys that are new here carry a comment. Keys of
 features that this package does not have are kept so that files which mention them load;
-``load.UNSUPPORTED`` lists the only values that are accepted for them.
+``checks.UNSUPPORTED`` lists the only values that are accepted for them.
 """
 
 from __future__ import annotations

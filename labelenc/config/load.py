@@ -94,7 +94,8 @@ def with_num_classes(cfg: CfgNode, in_data: int, where: str) -> CfgNode:
             f"{in_data} categories. Write MODEL.NUM_CLASSES 0 to follow the data (or {legacy} "
             f"{in_data + 1}), or correct the annotations"
         )
-    return with_values(cfg, {"MODEL.NUM_CLASSES": in_data, legacy: in_data + 1})
+    legacy_counts = dict.fromkeys(LEGACY_CLASS_KEYS.values(), in_data + 1)
+    return with_values(cfg, {"MODEL.NUM_CLASSES": in_data, **legacy_counts})
 
 
 def with_values(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:

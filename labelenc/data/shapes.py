@@ -165,7 +165,7 @@ def draw_image(size: int, rng: np.random.Generator) -> tuple[np.ndarray, list[tu
     background = _texture(size, rng, rng.uniform(20, 235, 3), spread=rng.uniform(10, 60))
     canvas = _Canvas(background, np.full((size, size), -1, dtype=np.int16), [], [])
     _clutter(canvas.pixels, rng, int(rng.integers(2, 9)))
-    wanted = int(rng.integers(1, 8))
+    wanted = int(rng.integers(1, 7))
     for _ in range(4 * wanted):
         if len(canvas.labels) == wanted:
             break
@@ -186,7 +186,7 @@ def draw_image(size: int, rng: np.random.Generator) -> tuple[np.ndarray, list[tu
 def _add_object(canvas: _Canvas, size: int, rng: np.random.Generator) -> None:
     """Draw one object over the others, unless that would hide too much of one of them."""
     label = int(rng.integers(len(SHAPE_NAMES)))
-    radius = size * np.exp(rng.uniform(np.log(0.055), np.log(0.24)))
+    radius = size * np.exp(rng.uniform(np.log(0.07), np.log(0.28)))
     mask = _mask(SHAPE_NAMES[label], size, radius, rng).astype(bool)
     area = int(mask.sum())
     if area < 20:
@@ -200,7 +200,7 @@ def _add_object(canvas: _Canvas, size: int, rng: np.random.Generator) -> None:
     canvas.areas.append(area)
     around = canvas.pixels[mask].mean(axis=0)
     colour = rng.uniform(0, 255, 3)
-    while np.abs(colour - around).max() < 45:
+    while np.abs(colour - around).max() < 70:
         colour = rng.uniform(0, 255, 3)
     # A low contrast within the object keeps its texture from hiding its outline.
     canvas.pixels[mask] = _texture(size, rng, colour, spread=rng.uniform(0, 50))[mask]

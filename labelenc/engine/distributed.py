@@ -186,7 +186,8 @@ class ParallelModel:
     parts of the model at known iterations, and a wrapper made before would wait for gradients that never
     come. All processes must change the flags at the same call.
 
-    Call it for training only (one forward, one backward); evaluate with ``.model``.
+    Call it for training only (one forward, one backward), and keep it until the backward pass is done: the
+    wrapper that averages the gradients goes with it. Evaluate with ``.model``.
     """
 
     def __init__(self, model: nn.Module, process: Process) -> None:

@@ -127,7 +127,7 @@ def test_mixed_precision_trains(tiny_cfg, losses_of, tmp_path, dtype):
 
 def test_wrong_files_are_refused(trained, tiny_cfg):
     folder, _ = trained
-    with pytest.raises(HandoverError, match="label_encoding_function.pth"):
+    with pytest.raises(HandoverError, match=r"label_encoding_function\.pth"):
         pipeline.train_step2(tiny_cfg(), str(folder / "baseline/model_final.pth"))
     with pytest.raises(CheckpointError, match="kind 'step1'"):
         pipeline.train_baseline(tiny_cfg("OUTPUT_DIR", folder / "step1"))

@@ -117,3 +117,19 @@ def test_help_teaches(tool):
     told = run([sys.executable, str(ROOT / "tools" / tool), "--help"])
     assert "usage:" in told
     assert "--config-file" in told
+
+
+@pytest.mark.parametrize("kind", ["step1", "step2"])
+def test_process_without_boxes_neither_crashes_nor_hangs(tiny_root, tmp_path, kind):
+    """And the gradients are those of one process with the whole batch."""
+    script = [str(ROOT / "tests/pipeline/empty_rank.py"), str(tiny_root / "config.yaml"), kind]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    run([sys.executable, *script, str(tmp_path / "one")])
+    run([sys.executable, *LAUNCHERS["torchrun"], *free_port(), *script, str(tmp_path / "two")])
+    one = torch.load(tmp_path / "one/rank0.pt", weights_only=True)
+    for rank in (0, 1):
+        two = torch.load(tmp_path / f"two/rank{rank}.pt", weights_only=True)
+        assert one.keys() == two.keys()
+        for name, gradient in one.items():
+            torch.testing.assert_close(two[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
