@@ -15,7 +15,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from labelenc import data, engine, evaluation, supervision
-from labelenc.config import ConfigError, resolve_weight, with_num_classes, with_values
+from labelenc.config import ConfigError, with_num_classes, with_values
 from labelenc.engine import Checkpointer, Process, TrainingState
 from labelenc.modeling import Detector, build_detector
 from labelenc.modeling.backbone.pretrained import WeightsError, load_weights
@@ -165,8 +165,8 @@ def _start(
     model = recipe.build(cfg)
     if checkpointer.last_path() is None:
         if cfg.MODEL.WEIGHT:
-            path = resolve_weight(cfg.MODEL.WEIGHT)
-            load_weights(model, engine.load_file(path), path)
+            path = engine.fetch_weight(cfg.MODEL.WEIGHT)
+            load_weights(model, engine.load_file(path), path, inputs=cfg.INPUT)
         if recipe.label_encoding is not None:
             supervision.load_label_encoding(
                 model, engine.load_file(recipe.label_encoding), recipe.label_encoding

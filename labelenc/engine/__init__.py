@@ -11,6 +11,7 @@ from labelenc.engine.distributed import (
     reduce_mean,
     setup_distributed,
 )
+from labelenc.engine.download import DownloadError, fetch_weight
 from labelenc.engine.files import CheckpointError, load_file, save_atomic
 from labelenc.engine.inference import run_inference
 from labelenc.engine.logging import MetricsWriter, setup_logging
@@ -20,6 +21,7 @@ from labelenc.engine.optim import GradientClip, build_clip, build_optimizer, bui
 __all__ = [
     "CheckpointError",
     "Checkpointer",
+    "DownloadError",
     "GradientClip",
     "LoopSettings",
     "MetricsWriter",
@@ -33,6 +35,7 @@ __all__ = [
     "build_optimizer",
     "build_scheduler",
     "close_distributed",
+    "fetch_weight",
     "is_main",
     "load_file",
     "make_scaler",

@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from safetensors.torch import load_file as load_safetensors
+
+from labelenc.engine.arrays import ForbiddenContent, read_array_pickle
+
+# How torch.save starts a file: a zip archive or, before version 1.6, a pickled magic number.
+_TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
 
 
 class CheckpointError(RuntimeError):
@@ -46,9 +52,11 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def load_file(path: str | Path) -> dict[str, Any]:
-    """The dictionary that ``torch.save`` put into ``path``, with tensors on the CPU.
+    """The dictionary in a file of weights, with tensors on the CPU.
 
-    Reads tensors and plain values only; a file that holds other objects is refused, not executed.
+    Reads what ``torch.save`` wrote, safetensors, and pickles of NumPy arrays (Caffe2, Detectron, detectron2),
+    told apart by their first bytes. Reads tensors, arrays and plain values only; a file that holds other
+    objects is refused, not executed.
 
     Raises:
         CheckpointError: the file is missing, truncated, no checkpoint, or holds something else than data.
@@ -59,7 +67,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read(path)
     # Damaged files raise nearly anything.
     except Exception as error:
         raise CheckpointError(f"{path} {_reading_failure(error)}") from None
@@ -68,15 +76,28 @@ def load_file(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def _read(path: Path) -> Any:
+    with path.open("rb") as stream:
+        start = stream.read(16)
+    # The length of the header (8 bytes, little-endian, below 4 GiB), then a JSON object.
+    if path.suffix == ".safetensors" or start[4:9] == b"\0\0\0\0{":
+        return load_safetensors(path)
+    # Pickles of protocol 0 have no mark of their own.
+    if not start.startswith(_TORCH_STARTS) and (start[:1] == b"\x80" or path.suffix == ".pkl"):
+        return read_array_pickle(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def _reading_failure(error: Exception) -> str:
     # Only the cause: the rest of torch's message recommends ways to run the file's code.
-    forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if isinstance(error, pickle.UnpicklingError) and forbidden is not None:
+    found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    forbidden = str(error) if isinstance(error, ForbiddenContent) else found[1] if found else None
+    if forbidden is not None:
         return (
-            f"holds more than tensors and plain values ({forbidden[1]}). It was refused, because loading "
+            f"holds more than tensors and plain values ({forbidden}). It was refused, because loading "
             "other objects can run code. Save only its tensors, with the program that wrote it."
         )
     cause = (
         "no pickle of tensors" if isinstance(error, pickle.UnpicklingError) else str(error).partition(". ")[0]
     )
-    return f"is damaged or no PyTorch checkpoint ({cause}). Copy or download it again."
+    return f"is damaged or no file of weights ({cause}). Copy or download it again."

@@ -114,9 +114,9 @@ def _truncate(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (_truncate, "damaged or no PyTorch checkpoint"),
+        (_truncate, "damaged or no file of weights"),
         (lambda path: path.write_bytes(b""), "is empty"),
-        (lambda path: path.write_text("<html>404 not found</html>"), "damaged or no PyTorch checkpoint"),
+        (lambda path: path.write_text("<html>404 not found</html>"), "damaged or no file of weights"),
         (lambda path: torch.save([1, 2], path), "holds a list"),
         (lambda path: torch.save(nn.Linear(1, 1), path), "holds more than tensors"),
         (lambda path: path.unlink(), "there is no checkpoint file"),

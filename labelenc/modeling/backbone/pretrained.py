@@ -1,8 +1,9 @@
-"""Initial weights: which layout a file has, where its tensors go, and a report of what happened."""
+"""Initial weights: the tensors of a file go into a detector, and a report says what happened."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from labelenc.modeling.backbone.layouts import Translation, translate
+
 logger = logging.getLogger(__name__)
 
 # Of the LabelEnc networks, not of the detector that comes out of them.
 TRAINING_ONLY = ("label_encoding_function.", "feature_adapt.")
-EFFICIENTNET_LAYERS = {"_expand_conv": "conv_pw", "_depthwise_conv": "conv_dw", "_project_conv": "conv_pwl"}
-EFFICIENTNET_CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")
+WRAPPERS = ("model", "blobs", "state_dict")
+ANCHORS = "anchor_generator."
+# Layers whose shape follows the number of classes.
+CLASS_LAYERS = re.compile(
+    r"rpn\.head\.cls_logits\.|roi_heads\.box\.predictor\.|label_encoding_function\.body\.stage1\."
+)
 
 
 class WeightsError(ValueError):
@@ -34,41 +41,47 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"{self.source} ({self.layout}): {len(self.matched)} tensors loaded"]
+        classes = [entry for entry in self.mismatched if CLASS_LAYERS.match(entry)]
+        others = [entry for entry in self.mismatched if not CLASS_LAYERS.match(entry)]
         for title, names in (
             ("set aside on purpose", self.ignored),
             ("not in the file, kept as initialised", self.missing),
             ("in the file, but unknown to the model", self.unexpected),
-            ("of another shape, kept as initialised", self.mismatched),
+            ("of class layers, for another number of classes, kept as initialised", classes),
+            ("of another shape, kept as initialised", others),
         ):
             if names:
                 lines.append(f"  {len(names)} {title}: {_shortened(names)}")
-        return "\n".join(lines)
-
-
-def _shortened(names: list[str], shown: int = 6) -> str:
-    rest = f" … and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + rest
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
 def load_weights(
-    model: nn.Module, content: Mapping[str, Any], source: str, complete: bool = False
+    model: nn.Module,
+    content: Mapping[str, Any],
+    source: str,
+    complete: bool = False,
+    inputs: Mapping[str, Any] | None = None,
 ) -> LoadReport:
     """Copy the tensors of a file into a detector wherever name and shape agree.
 
     Known layouts: a detector's checkpoint (also of the ancestors: wrapped in ``model``, names prefixed with
-    ``module.``), a timm state_dict and EfficientNet-Lite weights for a timm body.
+    ``module.``); for a ResNet body the files of Caffe2/Detectron, detectron2 and torchvision; for a timm body
+    a timm state_dict and EfficientNet-Lite. Anchors stay those of the model.
 
     Args:
         model: the detector; changed in place.
         content: the file's content.
         source: the file's name, for the report.
         complete: the file must hold the whole model, as it must for an evaluation.
+        inputs: the configuration's INPUT (TO_BGR255, PIXEL_MEAN, PIXEL_STD), to compare with what the
+            weights were trained with.
 
     Returns:
-        The report, which is also logged.
+        The report, which is also logged, as a warning where it has notes.
 
     Raises:
         WeightsError: no tensor of the file fits the model, or with ``complete`` some are missing.
@@ -77,28 +90,18 @@ def load_weights(
     if not state:
         raise WeightsError(f"{source} holds no tensors; is it a checkpoint?")
     wanted = model.state_dict()
-    layout, renamed, ignored = _translate(state, wanted)
-    report = LoadReport(source, layout, ignored=ignored)
-    for name, tensor in renamed.items():
-        if name not in wanted:
-            aside = name.startswith(TRAINING_ONLY)
-            (report.ignored if aside else report.unexpected).append(name)
-        elif wanted[name].shape != tensor.shape:
-            shapes = f"{tuple(tensor.shape)} for {tuple(wanted[name].shape)}"
-            report.mismatched.append(f"{name} {shapes}")
-        else:
-            report.matched.append(name)
-    mismatched = {entry.split(" ", 1)[0] for entry in report.mismatched}
-    report.missing = [name for name in wanted if name not in renamed and name not in mismatched]
+    translation = translate(state, wanted)
+    report = _compare(translation, wanted, source)
     if not report.matched:
         raise WeightsError(
             f"nothing in {source} fits this model. It has {_shortened(list(state), 3)}; the model has "
             f"{_shortened(list(wanted), 3)}. Check MODEL.WEIGHT and MODEL.BACKBONE.CONV_BODY"
         )
+    report.notes += _setting_notes(translation, model, inputs)
     with torch.no_grad():
         for name in report.matched:
-            wanted[name].copy_(renamed[name])
-    logger.info("%s", report)
+            wanted[name].copy_(translation.tensors[name])
+    logger.log(logging.WARNING if report.notes else logging.INFO, "%s", report)
     lacking = report.missing + report.mismatched
     if complete and lacking:
         raise WeightsError(
@@ -109,60 +112,92 @@ def load_weights(
 
 
 def _unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    while isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    return {k.removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
-
-
-def _translate(
-    state: dict[str, Tensor], wanted: Mapping[str, Tensor]
-) -> tuple[str, dict[str, Tensor], list[str]]:
-    """Layout, tensors under the detector's names, names ignored on purpose."""
-    if any(name.startswith(("backbone.", "rpn.")) for name in state):
-        return "detector checkpoint", state, []
-    if "_conv_stem.weight" in state:
-        return _efficientnet(state, wanted)
-    timm_names = {name: f"backbone.body.model.{name}" for name in state}
-    if any(new in wanted for new in timm_names.values()):
-        return "timm body", {timm_names[name]: tensor for name, tensor in state.items()}, []
-    return "unknown layout", state, []
-
-
-def _efficientnet(
-    state: dict[str, Tensor], wanted: Mapping[str, Tensor]
-) -> tuple[str, dict[str, Tensor], list[str]]:
-    """EfficientNet-Lite as converted from TensorFlow: blocks are numbered through, timm numbers by stage."""
-    prefix = "backbone.body.model."
-    found = {
-        (int(parts[1]), int(parts[2]))
-        for parts in (name.removeprefix(prefix).split(".") for name in wanted if name.startswith(prefix))
-        if parts[0] == "blocks"
+    while wrappers := [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]:
+        content = content[wrappers[0]]
+    return {
+        name.removeprefix("module."): tensor
+        for name, tensor in content.items()
+        if isinstance(name, str) and isinstance(tensor, Tensor)
     }
-    blocks = dict(enumerate(sorted(found)))
-    renamed: dict[str, Tensor] = {}
-    ignored: list[str] = []
-    for name, tensor in state.items():
-        if name.startswith(EFFICIENTNET_CLASSIFIER):
-            ignored.append(name)
+
+
+def _compare(translation: Translation, wanted: Mapping[str, Tensor], source: str) -> LoadReport:
+    report = LoadReport(source, translation.layout, ignored=translation.ignored, notes=translation.notes)
+    mismatched = set()
+    for name, tensor in translation.tensors.items():
+        if name not in wanted:
+            aside = name.startswith(TRAINING_ONLY) or ANCHORS in name
+            (report.ignored if aside else report.unexpected).append(name)
+        elif ANCHORS in name and not _same(tensor, wanted[name]):
+            report.ignored.append(name)
+            report.notes.append(
+                f"{name} is {_anchor_sizes(tensor)} in the file and {_anchor_sizes(wanted[name])} by the "
+                "configuration, which is used; its heads were trained for the file's"
+            )
+        elif wanted[name].shape != tensor.shape:
+            mismatched.add(name)
+            report.mismatched.append(f"{name} {tuple(tensor.shape)} for {tuple(wanted[name].shape)}")
+        else:
+            report.matched.append(name)
+    report.missing = [
+        name
+        for name in wanted
+        if name not in translation.tensors and name not in mismatched and ANCHORS not in name
+    ]
+    return report
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and torch.allclose(first.to(second), second, atol=1e-3)
+
+
+def _anchor_sizes(anchors: Tensor) -> str:
+    """``[32 x 32, …]`` pixels of (A, 4) anchors."""
+    if anchors.ndim != 2 or anchors.shape[1] != 4:
+        return f"of shape {tuple(anchors.shape)}"
+    # Corners are inclusive.
+    sizes = [f"{width:g} x {height:g}" for width, height in (anchors[:, 2:] - anchors[:, :2] + 1).tolist()]
+    return f"[{_shortened(sizes, 3)}]"
+
+
+def _setting_notes(translation: Translation, model: nn.Module, inputs: Mapping[str, Any] | None) -> list[str]:
+    """Where the configuration differs from what the weights were trained with."""
+    notes = []
+    stride = translation.stride_in_1x1
+    if stride is not None and _stride_in_1x1(model) not in (stride, None):
+        notes.append(
+            f"the file's network has MODEL.RESNETS.STRIDE_IN_1X1 {stride}, which its shapes do not show; "
+            f"the configuration has {not stride}"
+        )
+    for key, value in (translation.inputs or {}).items():
+        given = None if inputs is None else inputs[key]
+        if given is None or _plain(given) == _plain(value):
             continue
-        renamed[prefix + _efficientnet_name(name, state, blocks)] = tensor
-    return "EfficientNet-Lite", renamed, ignored
+        order = (
+            f" (its first convolution takes {'BGR' if value else 'RGB'}; it is loaded as it is)"
+            if key == "TO_BGR255"
+            else ""
+        )
+        notes.append(f"the file's network needs INPUT.{key} {value}{order}; the configuration has {given}")
+    return notes
 
 
-def _efficientnet_name(name: str, state: Mapping[str, Tensor], blocks: dict[int, tuple[int, int]]) -> str:
-    parts = name.split(".")
-    if parts[0] != "_blocks":
-        return {"_conv_stem": "conv_stem", "_bn0": "bn1"}.get(parts[0], parts[0]) + "." + parts[-1]
-    number, layer, leaf = int(parts[1]), parts[2], parts[3]
-    if number not in blocks:
-        return name
-    expands = f"_blocks.{number}._expand_conv.weight" in state
-    if layer.startswith("_bn"):
-        # Without an expansion the first norm is missing, and timm counts from 1 in either case.
-        new = f"bn{int(layer.removeprefix('_bn')) + (1 if expands else 0)}"
-    elif layer == "_project_conv" and not expands:
-        new = "conv_pw"
-    else:
-        new = EFFICIENTNET_LAYERS[layer]
-    stage, block = blocks[number]
-    return f"blocks.{stage}.{block}.{new}.{leaf}"
+def _plain(value: Any) -> Any:
+    return [float(number) for number in value] if isinstance(value, list | tuple) else value
+
+
+def _stride_in_1x1(model: nn.Module) -> bool | None:
+    """Where a bottleneck body has its stride; None for other bodies."""
+    try:
+        block = model.get_submodule("backbone.body.layer2.0")
+    except AttributeError:
+        return None
+    first = getattr(block, "conv1", None)
+    if not hasattr(block, "conv3") or not isinstance(first, nn.Conv2d):
+        return None
+    return first.stride != (1, 1)
+
+
+def _shortened(names: list[str], shown: int = 6) -> str:
+    rest = f" … and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
