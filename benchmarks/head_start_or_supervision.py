@@ -22,6 +22,7 @@ import torch
 import labelenc
 from labelenc import pipeline
 from labelenc.config import load_config
+from labelenc.errors import readable_errors
 from labelenc.visualization import read_metrics
 
 RUNS = ("baseline", "baseline, iterations of both steps", "step 1", "step 2", "step 2 without auxiliary loss")
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--results", required=True, help="the JSON file to write")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides for every run")
     args = parser.parse_args()
-    with pipeline.readable_errors():
+    with readable_errors():
         results = {seed: run_all(args, seed) for seed in args.seeds}
     cfg = load_config(args.config_file, args.opts)
     print(table(results, cfg.DATASETS.TEST[0]))

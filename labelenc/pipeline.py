@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 from yacs.config import CfgNode
 
 from labelenc import data, engine, evaluation, supervision
-from labelenc.config import ConfigError, with_num_classes, with_values
+from labelenc.config import changed_keys, with_num_classes, with_values
 from labelenc.engine import Checkpointer, Process, TrainingState
 from labelenc.modeling import Detector, build_detector
-from labelenc.modeling.backbone.pretrained import WeightsError, load_weights
-from labelenc.structures import Batch, BoxList, ImageBatch
+from labelenc.modeling.backbone.norm import synchronise_batch_norm
+from labelenc.modeling.backbone.pretrained import load_weights
+from labelenc.structures import Batch, BoxList, DatasetInfo, ImageBatch
 
 logger = logging.getLogger(__name__)
 
 LABEL_ENCODING_FILE = "label_encoding_function.pth"
-USER_ERRORS = (
-    ConfigError,
-    supervision.HandoverError,
-    WeightsError,
-    data.DataError,
-    engine.CheckpointError,
-    engine.TrainingError,
-    evaluation.EvaluationError,
-)
 Metrics = dict[str, float | None]
 
 
@@ -81,16 +71,7 @@ def evaluate(cfg: CfgNode) -> Metrics:
         model = build_detector(cfg)
         weight = _weight_to_evaluate(cfg)
         load_weights(model, engine.load_file(weight), weight, complete=True)
-        return engine.broadcast_object(_evaluate_sets(cfg, model.to(process.device), process))
-
-
-@contextlib.contextmanager
-def readable_errors() -> Iterator[None]:
-    """End the program with one message, not a traceback, where the user can mend the cause."""
-    try:
-        yield
-    except USER_ERRORS as error:
-        raise SystemExit(f"error: {error}") from None
+        return _evaluate_sets(cfg, model.to(process.device), process)
 
 
 @contextlib.contextmanager
@@ -112,7 +93,7 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
         model, state = _start(cfg, recipe, checkpointer, process)
         cfg = with_values(cfg, {"SEED": cfg.SEED if cfg.SEED >= 0 else state.extra["seed"]})
         max_iter = cfg.SOLVER.MAX_ITER + recipe.extra_iters
-        _announce(cfg, recipe, max_iter)
+        engine.on_main(lambda: _announce(cfg, recipe, state.iteration, max_iter))
         settings = engine.LoopSettings(
             max_iter=max_iter,
             checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
@@ -133,20 +114,20 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
                 writer=writer,
                 evaluate=(lambda _: _evaluate_sets(cfg, model, process)) if tests else None,
             )
-            if recipe.kind == "step1" and engine.is_main():
+            if isinstance(model, supervision.LabelEncStep1):
                 path = Path(cfg.OUTPUT_DIR) / LABEL_ENCODING_FILE
-                engine.save_atomic(supervision.export_label_encoding(model), path)
+                engine.on_main(lambda: engine.save_atomic(supervision.export_label_encoding(model), path))
                 logger.info("wrote %s, which step 2 starts from", path)
             if not tests:
                 return {}
-            final = _final_test(cfg, model, process, metrics)
-            writer.evaluation(state.iteration, final)
-        return final
+            missing = _final_test(cfg, model, process, evaluated=metrics is not None)
+            if missing:
+                writer.evaluation(state.iteration, missing)
+        return {**(metrics or {}), **missing}
 
 
 def _check_data(cfg: CfgNode, train: bool, test: bool) -> None:
-    found = data.check_datasets(cfg, train=train, test=test) if engine.is_main() else None
-    problems = engine.broadcast_object(found)
+    problems = data.check_datasets(cfg, train=train, test=test)
     data.log_problems(problems)
     data.stop_if_unusable(problems)
 
@@ -163,7 +144,7 @@ def _start(
     seed = cfg.SEED if cfg.SEED >= 0 else engine.broadcast_object(torch.seed() % 2**31)
     torch.manual_seed(seed)
     model = recipe.build(cfg)
-    if checkpointer.last_path() is None:
+    if engine.on_main(checkpointer.last_path) is None:
         if cfg.MODEL.WEIGHT:
             path = engine.fetch_weight(cfg.MODEL.WEIGHT)
             load_weights(model, engine.load_file(path), path, inputs=cfg.INPUT)
@@ -171,8 +152,8 @@ def _start(
             supervision.load_label_encoding(
                 model, engine.load_file(recipe.label_encoding), recipe.label_encoding
             )
-    if cfg.MODEL.USE_SYNCBN and process.world_size > 1 and process.device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if cfg.MODEL.USE_SYNCBN and process.world_size > 1:
+        synchronise_batch_norm(model)
     model.to(process.device)
     optimizer = engine.build_optimizer(cfg, model)
     scheduler = engine.build_scheduler(cfg, optimizer, recipe.extra_iters)
@@ -183,12 +164,19 @@ def _start(
     return model, state
 
 
-def _announce(cfg: CfgNode, recipe: Recipe, max_iter: int) -> None:
-    if engine.is_main():
-        written = Path(cfg.OUTPUT_DIR) / "config.yml"
-        written.write_text(cfg.dump(), encoding="utf-8")
-        images = f"{max_iter} iterations of {cfg.SOLVER.IMS_PER_BATCH} images"
-        logger.info("%s: %s, seed %d, configuration in %s", recipe.kind, images, cfg.SEED, written)
+def _announce(cfg: CfgNode, recipe: Recipe, start: int, max_iter: int) -> None:
+    written = Path(cfg.OUTPUT_DIR) / "config.yml"
+    for change in changed_keys(written, cfg) if start else ():
+        logger.warning("this run resumes with another configuration: %s", change)
+    written.write_text(cfg.dump(), encoding="utf-8")
+    images = f"iterations {start + 1} to {max_iter} of {cfg.SOLVER.IMS_PER_BATCH} images"
+    logger.info("%s: %s, seed %d, configuration in %s", recipe.kind, images, cfg.SEED, written)
+    if recipe.label_encoding is not None and max_iter <= cfg.MODEL.LABELENC.AUXILIARY_LOSS_ITERS:
+        logger.warning("MODEL.LABELENC.AUXILIARY_LOSS_ITERS reaches to the end; in the paper it ends at 8/9")
+    if recipe.extra_iters > cfg.SOLVER.MAX_ITER:
+        logger.warning(
+            "MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS exceeds MAX_ITER; in the paper it is a third"
+        )
 
 
 def prepare(cfg: CfgNode, batch: Batch) -> ImageBatch:
@@ -211,17 +199,27 @@ def _weight_to_evaluate(cfg: CfgNode) -> str:
     return str(last)
 
 
-def _final_test(
-    cfg: CfgNode, model: Detector, process: Process, metrics: Mapping[str, Any] | None
-) -> Metrics:
-    results = dict(metrics) if metrics is not None else _evaluate_sets(cfg, model, process)
+def _final_test(cfg: CfgNode, model: Detector, process: Process, evaluated: bool) -> Metrics:
+    results = {} if evaluated else _evaluate_sets(cfg, model, process)
     if isinstance(model, supervision.LabelEncStep1):
 
         def reconstruct(images: ImageBatch, batch: Batch) -> list[BoxList]:
             return model.reconstruct(images, batch.targets)
 
         results.update(_evaluate_sets(cfg, model, process, reconstruct, "_reconstruction"))
-    return engine.broadcast_object(results)
+    return results
+
+
+def check(cfg: CfgNode, full: bool = False) -> None:
+    """Log every problem of DATASETS.TRAIN and DATASETS.TEST; raises DataError if one stops training.
+
+    ``full`` decodes every image, not a few dozen of each set.
+    """
+    engine.setup_logging(None)
+    problems = data.check_datasets(cfg, full=full)
+    data.log_problems(problems, show=len(problems))
+    data.stop_if_unusable(problems)
+    logger.info("%d problems, none of which stops training", len(problems))
 
 
 def _evaluate_sets(
@@ -231,18 +229,22 @@ def _evaluate_sets(
     detect: Callable[[ImageBatch, Batch], list[BoxList]] | None = None,
     suffix: str = "",
 ) -> Metrics:
-    """AP on every set of DATASETS.TEST on rank 0; the others get an empty dict."""
+    """AP on every set of DATASETS.TEST."""
     metrics: Metrics = {}
     for info, loader in data.build_test_loaders(cfg, process.world_size, process.rank):
         name = info.name + suffix
         found = engine.run_inference(
             model, loader, process, partial(prepare, cfg), detect, name, info.num_images
         )
-        if found is None:
-            continue
-        results = evaluation.to_coco_results(found, info.category_ids)
-        summary = evaluation.evaluate_coco(data.coco_ground_truth(cfg, info.name), results)
-        folder = evaluation.write_evaluation(cfg.OUTPUT_DIR, name, results, summary)
-        logger.info("%s, %d images, written to %s\n%s", name, summary.num_images, folder, summary.table())
-        metrics.update({f"eval/{name}/{number}": value for number, value in summary.numbers.items()})
+        numbers = engine.on_main(partial(_score, cfg, info, name, found))
+        metrics.update({f"eval/{name}/{number}": value for number, value in numbers.items()})
     return metrics
+
+
+def _score(cfg: CfgNode, info: DatasetInfo, name: str, found: dict[int, BoxList] | None) -> Metrics:
+    assert found is not None  # rank 0 has them
+    results = evaluation.to_coco_results(found, info.category_ids)
+    summary = evaluation.evaluate_coco(data.coco_ground_truth(cfg, info.name), results)
+    folder = evaluation.write_evaluation(cfg.OUTPUT_DIR, name, results, summary)
+    logger.info("%s, %d images, written to %s\n%s", name, summary.num_images, folder, summary.table())
+    return summary.numbers

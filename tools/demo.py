@@ -2,16 +2,17 @@
 
 import argparse
 
-from labelenc import pipeline
-from labelenc.demo import run_demo
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", default="configs/demo/shapes_R-18_small.yaml", metavar="FILE")
     parser.add_argument("--output-dir", default="exps/demo", metavar="DIR")
     args = parser.parse_args()
-    with pipeline.readable_errors():
+    # After parsing, so that --help answers at once.
+    from labelenc.demo import run_demo
+    from labelenc.errors import readable_errors
+
+    with readable_errors():
         run_demo(args.config_file, args.output_dir)
 
 

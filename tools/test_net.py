@@ -1,6 +1,5 @@
 """Evaluate a checkpoint: COCO AP, predictions.json and results.json per data set."""
 
-from labelenc import pipeline
 from labelenc.config import parse_tool, tool_parser
 
 
@@ -11,7 +10,10 @@ def main() -> None:
         "OUTPUT_DIR/inference/<data set>/."
     )
     _, cfg = parse_tool(parser)
-    with pipeline.readable_errors():
+    # After parsing, so that --help and mistakes answer at once.
+    from labelenc import errors, pipeline
+
+    with errors.readable_errors():
         pipeline.evaluate(cfg)
 
 

@@ -1,6 +1,5 @@
 """LabelEnc step 1: learn the label encoding function."""
 
-from labelenc import pipeline
 from labelenc.config import parse_tool, tool_parser
 
 
@@ -12,7 +11,10 @@ def main() -> None:
     )
     parser.add_argument("--skip-test", action="store_true", help="train only, evaluate nothing")
     args, cfg = parse_tool(parser)
-    with pipeline.readable_errors():
+    # After parsing, so that --help and mistakes answer at once.
+    from labelenc import errors, pipeline
+
+    with errors.readable_errors():
         pipeline.train_step1(cfg, args.skip_test)
 
 

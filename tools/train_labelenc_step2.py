@@ -1,6 +1,5 @@
 """LabelEnc step 2: train the final detector under the supervision of step 1's encodings."""
 
-from labelenc import pipeline
 from labelenc.config import parse_tool, tool_parser
 
 
@@ -14,7 +13,10 @@ def main() -> None:
     )
     parser.add_argument("--skip-test", action="store_true", help="train only, evaluate nothing")
     args, cfg = parse_tool(parser)
-    with pipeline.readable_errors():
+    # After parsing, so that --help and mistakes answer at once.
+    from labelenc import errors, pipeline
+
+    with errors.readable_errors():
         pipeline.train_step2(cfg, args.labelenc, args.skip_test)
 
 

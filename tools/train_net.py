@@ -1,6 +1,5 @@
 """Train a detector without LabelEnc: the baseline that the two steps are compared with."""
 
-from labelenc import pipeline
 from labelenc.config import parse_tool, tool_parser
 
 
@@ -10,7 +9,10 @@ def main() -> None:
     )
     parser.add_argument("--skip-test", action="store_true", help="train only, evaluate nothing")
     args, cfg = parse_tool(parser)
-    with pipeline.readable_errors():
+    # After parsing, so that --help and mistakes answer at once.
+    from labelenc import errors, pipeline
+
+    with errors.readable_errors():
         pipeline.train_baseline(cfg, args.skip_test)
 
 

@@ -31,6 +31,11 @@ VOC_SETS = {
     )
     for split in splits
 }
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
+    *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
 # Weights that come inside a Python package: name -> (module, file pattern, what to install).
 PACKAGED_WEIGHTS = {
     "EfficientNet-Lite0": (
@@ -50,13 +55,15 @@ DOWNLOADED_WEIGHTS = {
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """Where a data set lies. ``kind`` is ``coco`` (images, annotations) or ``voc`` (images = root, split)."""
+    """Where a data set lies. ``kind`` is ``coco`` (images, annotations) or ``voc`` (images = root, split;
+    ``classes`` where they are not read from the folder)."""
 
     name: str
     kind: str
     images: str
     annotations: str | None = None
     split: str | None = None
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,8 @@ class WeightSource:
 def resolve_dataset(cfg: CfgNode, name: str) -> DatasetSource:
     """The files of a data set named in DATASETS.TRAIN or DATASETS.TEST.
 
-    Looked up in DATASETS.REGISTER, then in the user's PATHS_CATALOG file if that is not ours, then among
-    the built-in names. Raises ConfigError for an unknown name, naming the nearest.
+    Looked up in DATASETS.REGISTER, then among the built-in names, or instead of those in the user's own
+    PATHS_CATALOG file. Raises ConfigError for an unknown name, naming the nearest.
     """
     if name in cfg.DATASETS.REGISTER:
         return _registered(name, cfg.DATASETS.REGISTER[name])
@@ -83,7 +90,7 @@ def resolve_dataset(cfg: CfgNode, name: str) -> DatasetSource:
         return DatasetSource(name, "coco", str(root / images), str(root / annotations))
     if name in VOC_SETS:
         folder, split = VOC_SETS[name]
-        return DatasetSource(name, "voc", str(root / folder), split=split)
+        return DatasetSource(name, "voc", str(root / folder), split=split, classes=VOC_CLASSES)
     known = [*cfg.DATASETS.REGISTER, *COCO_SETS, *VOC_SETS]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
     raise ConfigError(

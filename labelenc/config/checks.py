@@ -24,6 +24,7 @@ UNSUPPORTED: dict[str, Any] = {
     "TEST.BBOX_AUG.ENABLED": False,
     "TEST.EXPECTED_RESULTS": [],
     "AMP_VERBOSE": False,
+    "MODEL.BACKBONE.USE_GN": False,
 }
 BODY_PATTERN = re.compile(r"^(R-(18|34|50|101|152)|timm/[\w.]+)-FPN(-RETINANET)?$")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -33,6 +34,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("norm", "value"),
 }
+DEVICE_PATTERN = re.compile(r"^(cpu|cuda(:\d+)?)$")
+MAX_SEED = 2**31
+NOT_NEGATIVE = (
+    "MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS",
+    "MODEL.LABELENC.AUXILIARY_LOSS_ITERS",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.SIZE_DIVISIBILITY",
+    "SOLVER.WARMUP_ITERS",
+    "TEST.EVAL_PERIOD",
+)
 POSITIVE = (
     "SOLVER.MAX_ITER",
     "SOLVER.BASE_LR",
@@ -76,11 +87,36 @@ def _check_features(cfg: CfgNode) -> None:
             "MODEL.RESNETS.STAGE_WITH_DCN asks for deformable convolutions, which this version does not "
             "have; set it to (False, False, False, False)"
         )
-    body = cfg.MODEL.BACKBONE.CONV_BODY
+    _check_body(cfg)
+
+
+def _check_body(cfg: CfgNode) -> None:
+    body, freeze_at = cfg.MODEL.BACKBONE.CONV_BODY, cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT
     if not BODY_PATTERN.match(body):
         raise ConfigError(
             f"MODEL.BACKBONE.CONV_BODY {body!r} is not available; write R-18, R-34, R-50, R-101, R-152 or "
             "timm/<model> followed by -FPN-RETINANET (P3-P7) or -FPN (P2-P6)"
+        )
+    if freeze_at > 5:
+        raise ConfigError(
+            f"MODEL.BACKBONE.FREEZE_CONV_BODY_AT must be 0 (nothing) to 5 (all), not {freeze_at}"
+        )
+    if body.startswith("timm/") and freeze_at == 1:
+        raise ConfigError(
+            "MODEL.BACKBONE.FREEZE_CONV_BODY_AT 1 (the stem alone) does not exist for timm bodies; "
+            "write 0 or 2 to 5"
+        )
+    if body.startswith("timm/") and (
+        not cfg.DATALOADER.SIZE_DIVISIBILITY or cfg.DATALOADER.SIZE_DIVISIBILITY % 32
+    ):
+        # Some round the sizes of their maps down where the label encoder rounds up.
+        raise ConfigError("timm bodies need DATALOADER.SIZE_DIVISIBILITY 32 or a multiple of it")
+    if cfg.MODEL.USE_SYNCBN and (
+        not cfg.MODEL.RESNETS.TRANS_FUNC.endswith("WithBatchNorm") or cfg.MODEL.DEVICE == "cpu"
+    ):
+        raise ConfigError(
+            "MODEL.USE_SYNCBN synchronises trained batch normalisation between GPUs: it needs "
+            "MODEL.RESNETS.TRANS_FUNC and STEM_FUNC …WithBatchNorm and MODEL.DEVICE cuda"
         )
 
 
@@ -94,9 +130,13 @@ def _check_values(cfg: CfgNode) -> None:
     steps = tuple(cfg.SOLVER.STEPS)
     if list(steps) != sorted(steps):
         raise ConfigError(f"SOLVER.STEPS must increase, not {steps}")
-    for key in ("MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS", "MODEL.LABELENC.AUXILIARY_LOSS_ITERS"):
+    for key in NOT_NEGATIVE:
         if _value(cfg, key) < 0:
             raise ConfigError(f"{key} must not be negative, not {_value(cfg, key)}")
+    if not -1 <= cfg.SEED < MAX_SEED:
+        raise ConfigError(f"SEED must be -1 (draw one) or below {MAX_SEED}, not {cfg.SEED}")
+    if not DEVICE_PATTERN.match(cfg.MODEL.DEVICE):
+        raise ConfigError(f"MODEL.DEVICE must be cpu, cuda or cuda:N, not {cfg.MODEL.DEVICE!r}")
 
 
 def _check_input(cfg: CfgNode) -> None:
@@ -116,6 +156,8 @@ def _check_input(cfg: CfgNode) -> None:
 
 def _check_retinanet(cfg: CfgNode) -> None:
     settings = cfg.MODEL.RETINANET
+    if not 0 < settings.PRIOR_PROB < 1:
+        raise ConfigError(f"MODEL.RETINANET.PRIOR_PROB must lie between 0 and 1, not {settings.PRIOR_PROB}")
     sizes, strides = tuple(settings.ANCHOR_SIZES), tuple(settings.ANCHOR_STRIDES)
     if strides not in ((8, 16, 32), (8, 16, 32, 64, 128)):
         raise ConfigError(

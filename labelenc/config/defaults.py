@@ -8,8 +8,6 @@ features that this package does not have are kept so that files which mention th
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from yacs.config import CfgNode as CN
 
 
@@ -50,8 +48,8 @@ def default_config() -> CN:
     cfg.SOLVER = _solver()
     cfg.TEST = _test()
     cfg.OUTPUT_DIR = "."
-    cfg.PATHS_CATALOG = str(Path(__file__).with_name("catalog.py"))
-    # float32, or float16 / bfloat16 for mixed precision by torch.amp.
+    cfg.PATHS_CATALOG = "labelenc/config/catalog.py"
+    # float32, or float16 / bfloat16 for training in mixed precision by torch.amp; evaluation is in float32.
     cfg.DTYPE = "float32"
     cfg.AMP_VERBOSE = False
     # New: everything random follows from it; -1 draws one and logs it.

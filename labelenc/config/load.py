@@ -22,6 +22,7 @@ LEGACY_CLASS_KEYS = {
     "fcos": "MODEL.FCOS.NUM_CLASSES",
     "faster_rcnn": "MODEL.ROI_BOX_HEAD.NUM_CLASSES",
 }
+LEGACY_DEFAULT = 81
 # Below these nodes the user chooses the names.
 FREE_NODES = ("DATASETS.REGISTER", "MODEL.TIMM.KWARGS")
 # Lists of text that are empty by default.
@@ -32,7 +33,8 @@ def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = ())
     """Defaults, then the yaml file, then the overrides; checked and frozen.
 
     Args:
-        path: a yaml file, or None for the defaults alone.
+        path: a yaml file, or None: then ``opts`` must choose at least MODEL.BACKBONE.CONV_BODY, whose default
+            is a body of the ancestors that this package does not have.
         opts: alternating keys and values as they come from a command line,
             ``["SOLVER.BASE_LR", "0.005", "OUTPUT_DIR", "exps/x"]``.
 
@@ -91,8 +93,7 @@ def with_num_classes(cfg: CfgNode, in_data: int, where: str) -> CfgNode:
     if wanted and wanted != in_data:
         raise ConfigError(
             f"the configuration says {wanted} classes (MODEL.NUM_CLASSES, or {legacy} - 1) but {where} has "
-            f"{in_data} categories. Write MODEL.NUM_CLASSES 0 to follow the data (or {legacy} "
-            f"{in_data + 1}), or correct the annotations"
+            f"{in_data} categories. Write MODEL.NUM_CLASSES 0 to follow the data, or correct the annotations"
         )
     legacy_counts = dict.fromkeys(LEGACY_CLASS_KEYS.values(), in_data + 1)
     return with_values(cfg, {"MODEL.NUM_CLASSES": in_data, **legacy_counts})
@@ -239,18 +240,33 @@ def _set(cfg: CfgNode, key: str, value: Any) -> None:
     node[name] = value
 
 
+def _stated_class_counts(cfg: CfgNode, explicit: set[str]) -> dict[str, int]:
+    """Foreground classes by key, for the keys that say something.
+
+    MODEL.NUM_CLASSES, where written, leaves the legacy keys a say only if they differ from their default (0
+    leaves them none at all: the data decides), and so does the legacy key of a detector that is not used:
+    complete dumps of a configuration write them all.
+    """
+    key = "MODEL.NUM_CLASSES"
+    if key in explicit and not cfg.MODEL.NUM_CLASSES:
+        return {}
+    counts = {key: cfg.MODEL.NUM_CLASSES} if key in explicit else {}
+    for kind, legacy in LEGACY_CLASS_KEYS.items():
+        in_use = kind == detector_kind(cfg) and not counts
+        if legacy in explicit and (in_use or _get(cfg, legacy) != LEGACY_DEFAULT):
+            counts[legacy] = _get(cfg, legacy) - 1
+    return counts
+
+
 def _resolve(cfg: CfgNode, explicit: set[str]) -> None:
     """Fill in what follows from other keys."""
-    counts = {key: _get(cfg, key) - 1 for key in LEGACY_CLASS_KEYS.values() if key in explicit}
-    if cfg.MODEL.NUM_CLASSES:
-        counts["MODEL.NUM_CLASSES"] = cfg.MODEL.NUM_CLASSES
+    counts = _stated_class_counts(cfg, explicit)
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{key} means {count} foreground classes" for key, count in counts.items())
         raise ConfigError(f"contradicting class counts: {said}; keep MODEL.NUM_CLASSES and drop the others")
-    if counts:
-        count = next(iter(counts.values()))
+    for key, count in counts.items():
         if count < 1:
-            raise ConfigError(f"{next(iter(counts))} leaves no foreground class; it must be larger")
+            raise ConfigError(f"{key} leaves no foreground class; it must be larger")
         cfg.MODEL.NUM_CLASSES = count
         _set(cfg, LEGACY_CLASS_KEYS[detector_kind(cfg)], count + 1)
     body = cfg.MODEL.BACKBONE.CONV_BODY

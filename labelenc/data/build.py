@@ -98,7 +98,7 @@ def check_datasets(cfg: CfgNode, full: bool = False, train: bool = True, test: b
         test: look at DATASETS.TEST.
     """
     names = [(name, True) for name in cfg.DATASETS.TRAIN if train] + [
-        (name, False) for name in cfg.DATASETS.TEST if test
+        (name, False) for name in cfg.DATASETS.TEST if test and not (train and name in cfg.DATASETS.TRAIN)
     ]
     problems: list[Problem] = []
     first: Annotations | None = None
@@ -119,26 +119,20 @@ def check_datasets(cfg: CfgNode, full: bool = False, train: bool = True, test: b
 def coco_ground_truth(cfg: CfgNode, name: str) -> dict[str, Any]:
     """The ground truth of a set as a COCO dictionary, for the evaluator.
 
-    Keys that pycocotools needs but many own files lack (`area`, `iscrowd`) are filled in; annotations whose
-    box is not finite are left out. Boxes without area stay, so that results on COCO equal those of COCO's own
-    evaluation.
+    Faulty boxes stay as the file has them, so that results on COCO equal those of COCO's own evaluation. A
+    set without annotations gets an empty list of them: it can be predicted on.
     """
     _load(cfg, name).require_sound()
     source = resolve_dataset(cfg, name)
     if source.kind == "voc":
-        return voc.voc_to_coco(source.images, str(source.split))
-    truth = read_json(str(source.annotations), name)
-    finite = [a for a in truth.get("annotations", []) if all(abs(v) < float("inf") for v in a["bbox"])]
-    for annotation in finite:
-        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-        annotation.setdefault("iscrowd", 0)
-    return {**truth, "annotations": finite}
+        return voc.voc_to_coco(source.images, str(source.split), source.classes)
+    return {"annotations": [], **read_json(str(source.annotations), name)}
 
 
 def _load(cfg: CfgNode, name: str) -> Annotations:
     source = resolve_dataset(cfg, name)
     if source.kind == "voc":
-        return voc.load_voc(source.images, str(source.split), name)
+        return voc.load_voc(source.images, str(source.split), name, source.classes)
     return load_coco(str(source.annotations), name)
 
 
@@ -245,7 +239,7 @@ def _loader(cfg: CfgNode, dataset: Dataset[Sample], sampler: Sampler) -> _Loader
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=functools.partial(collate, size_divisibility=cfg.DATALOADER.SIZE_DIVISIBILITY),
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
         worker_init_fn=_init_worker,
         # Its own generator: the loader's draw for its workers would otherwise move the global random state.
         generator=torch.Generator().manual_seed(0),

@@ -41,12 +41,15 @@ def check_set(annotations: Annotations, image_dir: str, training: bool, full: bo
     return problems + _bad_images(annotations, image_dir, present)
 
 
-def log_problems(problems: Sequence[Problem], show: int = 20) -> None:
-    """Log the first ``show`` problems, a line each, and how many more there are."""
-    for problem in problems[:show]:
-        logger.warning("%s", problem)
-    if len(problems) > show:
-        logger.warning("... and %d more problems", len(problems) - show)
+def log_problems(problems: Sequence[Problem], show: int = 3) -> None:
+    """Log each kind of problem of each set: its count, what is done, and the first ``show`` cases."""
+    groups: dict[tuple[str, str, str], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault((problem.dataset, problem.kind, problem.action), []).append(problem)
+    for (dataset, kind, action), members in groups.items():
+        cases = "".join(f"\n  {problem}" for problem in members[:show])
+        rest = f"\n  ... and {len(members) - show} more" if len(members) > show else ""
+        logger.warning("%s: %d x %s; %s%s%s", dataset, len(members), kind, action, cases, rest)
 
 
 def stop_if_unusable(problems: Iterable[Problem]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from labelenc.data.annotations import CLIPPED, DROPPED, Annotations, DataError
+from labelenc.data.annotations import Annotations, DataError
 from labelenc.data.samplers import Draw
 from labelenc.data.transforms import Transform
 from labelenc.structures import BoxList, DatasetInfo
@@ -144,15 +144,6 @@ class CocoDataset(Dataset[Sample]):
             logger.info("%s: %d images without a usable box are left out of training", name, dropped_images)
         if found.num_crowd:
             logger.info("%s: %d crowd (or difficult) boxes are not used as targets", name, found.num_crowd)
-        for action in (DROPPED, CLIPPED):
-            problems = [p for p in found.problems if p.action == action]
-            if problems:
-                ids = ", ".join(f"{p.annotation_id} (image {p.image_id})" for p in problems[:10])
-                more = ", ..." if len(problems) > 10 else ""
-                kinds = ", ".join(sorted({p.kind for p in problems}))
-                logger.warning(
-                    "%s: %d boxes %s (%s): annotations %s%s", name, len(problems), action, kinds, ids, more
-                )
 
     def __len__(self) -> int:
         return len(self._rows)

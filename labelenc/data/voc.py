@@ -11,20 +11,16 @@ from typing import Any
 from labelenc.data.annotations import Annotations, DataError
 from labelenc.data.parse import parse_coco
 
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
-    *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
-def voc_to_coco(root: str, split: str) -> dict[str, Any]:
+def voc_to_coco(root: str, split: str, classes: Sequence[str] | None = None) -> dict[str, Any]:
     """Read one split of a VOC folder.
 
     VOC's boxes are inclusive corners counted from 1, so the COCO box is `[xmin - 1, ymin - 1, xmax - xmin +
     1, ymax - ymin + 1]`. Objects marked `difficult` become crowd (`iscrowd` 1): they are neither trained on
-    nor counted against a detector, as in VOC's own evaluation. Categories are the 20 of VOC where they cover
-    all objects of the folder, else the sorted names in it; ids count from 1. Image ids are the digits of the
+    nor counted against a detector, as in VOC's own evaluation. Categories are `classes` or, without
+    them, the sorted names of all objects in the folder; ids count from 1. Image ids are the digits of the
     file names ("2008_000001" gives 2008000001) where these are numbers, else the positions in the split, from
     1.
 
@@ -33,6 +29,11 @@ def voc_to_coco(root: str, split: str) -> dict[str, Any]:
     """
     stems = _read_split(root, split)
     names = class_names(root)
+    if classes is not None:
+        unknown = sorted(set(names) - set(classes))
+        if unknown:
+            raise DataError(f"{root} has objects of the classes {unknown}, which are not of Pascal VOC")
+        names = tuple(classes)
     category_of = {name: number for number, name in enumerate(names, start=1)}
     files = _image_files(root)
     images: list[dict[str, Any]] = []
@@ -68,16 +69,18 @@ def voc_to_coco(root: str, split: str) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def load_voc(root: str, split: str, dataset: str) -> Annotations:
+def load_voc(root: str, split: str, dataset: str, classes: tuple[str, ...] | None = None) -> Annotations:
     """Read and check one split of a VOC folder, once per process while its split file stays the same."""
     path = _split_file(root, split)
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
-    return _load_voc(root, split, dataset, stamp)
+    return _load_voc(root, split, dataset, classes, stamp)
 
 
 @functools.lru_cache(maxsize=16)
-def _load_voc(root: str, split: str, dataset: str, _stamp: int) -> Annotations:
-    return parse_coco(voc_to_coco(root, split), dataset, str(_split_file(root, split)))
+def _load_voc(
+    root: str, split: str, dataset: str, classes: tuple[str, ...] | None, _stamp: int
+) -> Annotations:
+    return parse_coco(voc_to_coco(root, split, classes), dataset, str(_split_file(root, split)))
 
 
 def image_dir(root: str) -> str:
@@ -96,7 +99,7 @@ def class_names(root: str) -> tuple[str, ...]:
     found: set[str] = set()
     for path in paths:
         found.update(_class_name(element, path) for element in _read_xml(path).findall("object"))
-    return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
+    return tuple(sorted(found))
 
 
 def _split_file(root: str, split: str) -> Path:

@@ -8,6 +8,7 @@ from labelenc.engine.distributed import (
     broadcast_object,
     close_distributed,
     is_main,
+    on_main,
     reduce_mean,
     setup_distributed,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "is_main",
     "load_file",
     "make_scaler",
+    "on_main",
     "reduce_mean",
     "run_inference",
     "save_atomic",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -145,6 +145,23 @@ def broadcast_object(obj: Any) -> Any:
     holder = [obj]
     dist.broadcast_object_list(holder)
     return holder[0]
+
+
+def on_main(task: Callable[[], Any]) -> Any:
+    """What ``task`` returns on rank 0, or the error that it raises there, on every process.
+
+    Without this an error on rank 0 alone would leave the others waiting.
+    """
+    outcome: Any = None
+    if is_main():
+        try:
+            outcome = (task(), None)
+        except Exception as error:
+            outcome = (None, error)
+    result, failure = broadcast_object(outcome)
+    if failure is not None:
+        raise failure
+    return result
 
 
 def reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

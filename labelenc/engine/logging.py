@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import resource
 import sys
 from collections import defaultdict, deque
@@ -17,6 +16,9 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
+
+from labelenc.config import ConfigError
+from labelenc.engine.files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +50,12 @@ def setup_logging(output_dir: str | Path | None, rank: int = 0) -> None:
     console.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
     root.addHandler(console)
     if output_dir is not None:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
         name = "log.txt" if rank == 0 else f"log_rank{rank}.txt"
-        file = logging.FileHandler(Path(output_dir) / name, encoding="utf-8")
+        try:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            file = logging.FileHandler(Path(output_dir) / name, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"OUTPUT_DIR {output_dir} cannot be written to: {error}") from error
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(file)
 
@@ -72,12 +77,8 @@ def drop_rows_after(path: Path, iteration: int) -> int:
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     kept = [line for line in lines if _row_iteration(line, default=iteration + 1) <= iteration]
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.writelines(f"{line}\n" for line in kept)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    content = "".join(f"{line}\n" for line in kept).encode()
+    replace_file(path, lambda stream: stream.write(content))
     return len(lines) - len(kept)
 
 

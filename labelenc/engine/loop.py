@@ -40,9 +40,9 @@ class TrainingError(RuntimeError):
 class LoopSettings:
     """Plain settings of a run.
 
-    ``max_iter`` updates in all; a checkpoint every ``checkpoint_period`` and an evaluation every
-    ``eval_period`` updates (0: none but the final checkpoint); autocast to ``dtype``; the evaluation's first
-    number named ``best_metric`` or ``…/<best_metric>`` decides about the best checkpoint.
+    ``max_iter`` updates in all; a checkpoint every ``checkpoint_period`` updates; an evaluation every
+    ``eval_period`` updates and after the last (0: none); autocast to ``dtype``; the evaluation's first number
+    named ``best_metric`` or ``…/<best_metric>`` decides about the best checkpoint.
     """
 
     max_iter: int
@@ -114,12 +114,17 @@ def train(
         state.iteration = done = k + 1
         writer.update(done, values, lr, time.perf_counter() - started, data_time)
         metrics = None
-        if evaluate is not None and settings.eval_period and done % settings.eval_period == 0:
+        if evaluate is not None and _is_evaluated(done, settings):
             metrics = _evaluate(state, evaluate, settings, checkpointer, writer)
         if settings.checkpoint_period and done % settings.checkpoint_period == 0:
             _save(f"model_{done:07d}", state, checkpointer)
     _save(FINAL, state, checkpointer)
     return metrics
+
+
+def _is_evaluated(done: int, settings: LoopSettings) -> bool:
+    period = settings.eval_period
+    return period > 0 and (done % period == 0 or done == settings.max_iter)
 
 
 def _report_finished(state: TrainingState, settings: LoopSettings, checkpointer: Checkpointer) -> None:
@@ -217,8 +222,8 @@ def _stop(
     raise TrainingError(
         f"the losses of iteration {k + 1} are not finite; the largest is {largest} = {means[largest]}.\n  "
         + "\n  ".join(guilty)
-        + f"\nThe weights were not updated. Last checkpoint: {last or 'none was written yet'}. Look at these "
-        "images' annotations; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or enable "
+        + f"\nThis iteration did not update the weights. Last checkpoint: {last or 'none was written yet'}. "
+        "Look at these images' annotations; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or enable "
         "SOLVER.CLIP_GRADIENTS, then start again to resume."
     )
 

@@ -40,5 +40,7 @@ class Matcher:
         matches = torch.where((best >= self.low) & (best < self.high), BETWEEN, matches)
         if self.allow_low_quality:
             best_of_truth = quality.max(dim=1, keepdim=True).values
-            matches = torch.where((quality == best_of_truth).any(dim=0), index, matches)
+            # A box that overlaps no reference has no best one: all would share its quality of 0.
+            rescued = (quality == best_of_truth) & (best_of_truth > 0)
+            matches = torch.where(rescued.any(dim=0), index, matches)
         return matches

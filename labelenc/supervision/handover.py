@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from labelenc.modeling import Detector
+from labelenc.structures import box_ops
 
 ENCODER = "label_encoding_function"
 HEADS = ("rpn", "roi_heads")
@@ -50,6 +52,7 @@ def load_label_encoding(model: Detector, content: Mapping[str, Any], source: str
         )
     states = {part: _plain(content[part]) for part in parts}
     _check_encoder(model.get_submodule(ENCODER), states[ENCODER], source)
+    _check_anchors(model.rpn, states["rpn"], source)
     for part in parts:
         _load_strictly(model.get_submodule(part), states[part], part, source)
     prefix = "fpn."
@@ -80,6 +83,23 @@ def _check_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: str)
             f"{source} was trained for {state[stem].shape[1]} classes, this model has "
             f"{encoder.state_dict()[stem].shape[1]}; run step 1 on the same classes"
         )
+
+
+def _check_anchors(head: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """They are buffers, so loading would put step 1's in the place of the configured ones."""
+    for name, own in head.named_buffers():
+        given = state.get(name)
+        if not name.startswith("anchor_generator.") or given is None or given.shape != own.shape:
+            continue
+        if not torch.allclose(own.cpu(), given.float().cpu(), atol=1e-3):
+            raise HandoverError(
+                f"{source} was trained with other anchors: {name} has the widths {_widths(given)} there and "
+                f"{_widths(own)} here; use the anchor sizes, ratios and strides of step 1"
+            )
+
+
+def _widths(anchors: Tensor) -> list[int]:
+    return box_ops.widths_heights(anchors)[0].round().int().tolist()
 
 
 def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], part: str, source: str) -> None:

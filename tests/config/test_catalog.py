@@ -12,6 +12,7 @@ from labelenc.config import (
     resolve_dataset,
     resolve_weight,
 )
+from labelenc.config.catalog import VOC_CLASSES
 
 COCO = {
     "coco_2014_train": ("train2014", "instances_train2014.json"),
@@ -38,8 +39,13 @@ def test_the_voc_names(minimal, tmp_path):
     cfg = load_config(None, [*minimal, "DATASETS.DATA_DIR", str(tmp_path)])
     source = resolve_dataset(cfg, "voc_2007_trainval")
     assert source == DatasetSource(
-        "voc_2007_trainval", "voc", str(tmp_path / "voc/VOC2007"), split="trainval"
+        "voc_2007_trainval",
+        "voc",
+        str(tmp_path / "voc/VOC2007"),
+        split="trainval",
+        classes=VOC_CLASSES,
     )
+    assert len(VOC_CLASSES) == 20
 
 
 def test_a_checkout_finds_its_datasets_from_elsewhere(minimal, tmp_path, monkeypatch):

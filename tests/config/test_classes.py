@@ -71,5 +71,26 @@ def test_data_that_contradict_the_configuration(minimal, words):
     assert num_classes(with_num_classes(cfg, 4, "my_train")) == 4
     with pytest.raises(ConfigError) as caught:
         with_num_classes(cfg, 3, "my_train")
-    for word in ("4 classes", "my_train has 3 categories", "MODEL.NUM_CLASSES 0", f"{RETINANET} 4"):
+    for word in ("4 classes", "my_train has 3 categories", "MODEL.NUM_CLASSES 0", RETINANET):
         assert word in str(caught.value)
+
+
+def test_an_explicit_zero_follows_the_data_whatever_the_legacy_keys_say(minimal):
+    cfg = load(minimal, RETINANET, 81, "MODEL.NUM_CLASSES", 0)
+    assert cfg.MODEL.NUM_CLASSES == 0
+    assert num_classes(with_num_classes(cfg, 3, "my_train")) == 3
+
+
+def test_a_dumped_configuration_loads_again(minimal, tmp_path):
+    for count in (0, 3):
+        cfg = load(minimal, "MODEL.NUM_CLASSES", count)
+        (tmp_path / "dump.yml").write_text(cfg.dump())
+        assert count == load_config(tmp_path / "dump.yml").MODEL.NUM_CLASSES
+    resolved = with_num_classes(load(minimal), 5, "my_train")
+    (tmp_path / "dump.yml").write_text(resolved.dump())
+    assert num_classes(load_config(tmp_path / "dump.yml")) == 5
+
+
+def test_the_unused_detectors_default_is_no_statement(minimal):
+    words = (RETINANET, 21, "MODEL.FCOS.NUM_CLASSES", 81, "MODEL.ROI_BOX_HEAD.NUM_CLASSES", 81)
+    assert num_classes(load(minimal, *words)) == 20

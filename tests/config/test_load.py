@@ -79,7 +79,14 @@ def test_every_shipped_configuration_loads(path):
 
 def test_command_line_pairs_override_the_file(write_yaml):
     words = ["OUTPUT_DIR", "exps/x", "SOLVER.BASE_LR", "0.005", "SOLVER.STEPS", "(10,)"]
-    words += ["DATASETS.TRAIN", "('a', 'b')", "MODEL.USE_SYNCBN", "True", "SOLVER.WEIGHT_DECAY_BIAS", "1e-4"]
+    words += [
+        "DATASETS.TRAIN",
+        "('a', 'b')",
+        "DATALOADER.ASPECT_RATIO_GROUPING",
+        "False",
+        "SOLVER.WEIGHT_DECAY_BIAS",
+        "1e-4",
+    ]
     words += ["SOLVER.BASE_LR", "5e-3", "MODEL.DEVICE", "cpu"]
     cfg = load_config(write_yaml(ANCESTOR_STYLE), words)
     assert cfg.OUTPUT_DIR == "exps/x"
@@ -87,7 +94,7 @@ def test_command_line_pairs_override_the_file(write_yaml):
     assert cfg.SOLVER.STEPS == (10,)
     assert cfg.MODEL.DEVICE == "cpu"
     assert cfg.DATASETS.TRAIN == ("a", "b")
-    assert cfg.MODEL.USE_SYNCBN is True
+    assert cfg.DATALOADER.ASPECT_RATIO_GROUPING is False
     assert cfg.SOLVER.WEIGHT_DECAY_BIAS == 0.0001
     assert cfg.SOLVER.MAX_ITER == 90000
 

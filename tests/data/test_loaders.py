@@ -17,7 +17,9 @@ from labelenc.data import (
     Draw,
     build_test_loaders,
     build_train_loader,
+    check_datasets,
     coco_ground_truth,
+    log_problems,
     read_dataset_info,
 )
 from labelenc.data.coco import CocoDataset
@@ -67,11 +69,12 @@ def test_training_drops_images_without_boxes_and_testing_keeps_all(coco_dict, wr
     assert (len(empty), empty.size, empty.get_field("labels").dtype) == (0, (50, 40), torch.int64)
 
 
-def test_dropped_boxes_are_logged_with_their_ids(coco_dict, write_set, caplog):
+def test_dropped_boxes_are_logged_with_their_ids(coco_dict, write_set, make_cfg, caplog):
     coco_dict["annotations"][0]["bbox"][2] = 0
     with caplog.at_level(logging.WARNING, logger="labelenc"):
-        _dataset(write_set(coco_dict), training=True)
-    assert "1 boxes dropped (box without area): annotations 1 (image 11)" in caplog.text
+        log_problems(check_datasets(make_cfg(one=write_set(coco_dict)), test=False))
+    assert "one: 1 x box without area; dropped" in caplog.text
+    assert "image 11, annotation 1" in caplog.text
 
 
 def test_sample_is_the_decoded_image(coco_dict, write_set):
@@ -257,15 +260,11 @@ def test_unresolved_seed(coco_dict, write_set, make_cfg):
         build_train_loader(make_cfg("SEED", "-1", one=write_set(coco_dict)), 1, 0, 0, 1)
 
 
-def test_ground_truth_for_the_evaluator_is_completed(coco_dict, write_set, make_cfg):
-    for annotation in coco_dict["annotations"]:
-        del annotation["area"]
-    del coco_dict["annotations"][0]["iscrowd"]
-    coco_dict["annotations"][1]["bbox"][0] = float("nan")
-    truth = coco_ground_truth(make_cfg(one=write_set(coco_dict)), "one")
-    assert [a["id"] for a in truth["annotations"]] == [1, 3, 4, 5]
-    assert [a["area"] for a in truth["annotations"]] == [200, 750, 900, 12]
-    assert [a["iscrowd"] for a in truth["annotations"]] == [0, 0, 1, 0]
+def test_ground_truth_for_the_evaluator(coco_dict, write_set, make_cfg):
+    coco_dict["annotations"][1]["bbox"][0] = -3
+    assert coco_ground_truth(make_cfg(one=write_set(coco_dict)), "one") == coco_dict
+    del coco_dict["annotations"]
+    assert coco_ground_truth(make_cfg(one=write_set(coco_dict)), "one") == {"annotations": [], **coco_dict}
 
 
 def test_augmentation_of_a_draw_repeats(coco_dict, write_set):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from labelenc.config import load_config
+from labelenc.config.catalog import VOC_CLASSES
 from labelenc.data import DataError, build_test_loaders, build_train_loader, check_datasets, coco_ground_truth
-from labelenc.data.voc import VOC_CLASSES, load_voc, voc_to_coco
+from labelenc.data.voc import load_voc, voc_to_coco
 
 _OBJECT = """<object><name>{0}</name><difficult>{1}</difficult>
 <bndbox><xmin>{2}</xmin><ymin>{3}</ymin><xmax>{4}</xmax><ymax>{5}</ymax></bndbox>
@@ -40,7 +41,7 @@ def voc_root(tmp_path: Path) -> Path:
 
 
 def test_boxes_are_inclusive_and_counted_from_one(voc_root):
-    found = load_voc(str(voc_root), "train", "voc")
+    found = load_voc(str(voc_root), "train", "voc", VOC_CLASSES)
     assert found.image_ids.tolist() == [2008000001, 2008000003, 2008000007]
     # The whole image of 40 x 30 is (1, 1, 40, 30) in VOC and (0, 0, 39, 29) here.
     assert found.boxes.tolist() == [[10, 5, 19, 14], [0, 0, 39, 29]]
@@ -85,9 +86,16 @@ def test_from_the_configuration(voc_root, tmp_path):
     assert set(batch.image_ids) == {2008000001, 2008000003}
     ((info, loader),) = build_test_loaders(cfg, 1, 0)
     assert info.annotation_file is None
-    assert info.num_classes == 20
+    assert info.class_names == ("cat", "dog", "person")
     assert sorted(i for b in loader for i in b.image_ids) == [2008000001, 2008000003, 2008000007]
     assert coco_ground_truth(cfg, "mine") == voc_to_coco(str(voc_root), "train")
+
+
+def test_classes_of_the_challenge_refuse_others(voc_root):
+    assert len(voc_to_coco(str(voc_root), "train", VOC_CLASSES)["categories"]) == 20
+    _write(voc_root, "extra", [("zebra", 0, 1, 1, 9, 9)])
+    with pytest.raises(DataError, match="zebra"):
+        voc_to_coco(str(voc_root), "train", VOC_CLASSES)
 
 
 FAULTS = [

@@ -122,7 +122,7 @@ def test_loss_that_is_not_finite_stops(tiny: ModuleType, tmp_path: Path, value: 
 
     with pytest.raises(TrainingError) as caught:
         tiny.run(tmp_path, 10, losses=losses)
-    for part in ("iteration 6", "loss_reg", "[50, 51]", "model_0000004.pth", "not updated"):
+    for part in ("iteration 6", "loss_reg", "[50, 51]", "model_0000004.pth", "did not update the weights"):
         assert part in str(caught.value)
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["model_0000004.pth"]
     assert len(rows(tmp_path)) == 5

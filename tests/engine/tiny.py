@@ -30,6 +30,7 @@ from labelenc.engine import (
     TrainingState,
     close_distributed,
     make_scaler,
+    on_main,
     reduce_mean,
     run_inference,
     setup_distributed,
@@ -256,6 +257,8 @@ def pair(output_dir: Path) -> None:
     found["nan"] = attempt(
         lambda: run(output_dir / "nan", 10, process=process, losses=nan_on_second, data=data)
     )
+    found["on_main"] = on_main(lambda: process.rank + 7)
+    found["on_main_error"] = attempt(lambda: on_main(lambda: 1 // process.rank))
     torch.save(found, output_dir / f"rank{rank}.pt")
     close_distributed()
 

@@ -113,6 +113,11 @@ def test_matching_by_hand():
     assert Matcher(0.5, 0.4, True).match_quality(tie).tolist() == [0, 0, BELOW_LOW]
 
 
+def test_a_truth_that_overlaps_nothing_rescues_nothing():
+    quality = torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.6, 0.0]])
+    assert Matcher(0.5, 0.4, True).match_quality(quality).tolist() == [BELOW_LOW, 1, BELOW_LOW]
+
+
 def test_matching_without_truth_and_without_references():
     matcher = Matcher(0.5, 0.4, True)
     assert matcher(torch.zeros(0, 4), torch.zeros(3, 4)).tolist() == [BELOW_LOW] * 3

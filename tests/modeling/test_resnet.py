@@ -115,13 +115,13 @@ def test_the_stride_sits_where_the_setting_says(in_1x1):
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, FrozenBatchNorm2d])
-@pytest.mark.parametrize("freeze_at", range(6))
+@pytest.mark.parametrize("freeze_at", range(-1, 6))
 def test_freezing_counts_the_stem_as_one(freeze_at, norm):
     body = ResNet(ResNetSettings(depth=18, res2_channels=16, stem_channels=16), norm, freeze_at)
     parts = ("stem.", "layer1.", "layer2.", "layer3.", "layer4.")
     frozen = {name for name, p in body.named_parameters() if not p.requires_grad}
     assert frozen == {
-        name for name, _ in body.named_parameters() if name.startswith(parts[:freeze_at] or "-")
+        name for name, _ in body.named_parameters() if name.startswith(parts[: max(freeze_at, 0)] or "-")
     }
     pixels = torch.randn(1, 3, 64, 64)
     if freeze_at < 5:

@@ -11,6 +11,7 @@ from torchvision.models._meta import _IMAGENET_CATEGORIES
 
 from labelenc.config import ConfigError, load_config, resolve_weight
 from labelenc.modeling import build_detector
+from labelenc.modeling.backbone.norm import synchronise_batch_norm
 from labelenc.modeling.backbone.pretrained import load_weights
 from labelenc.modeling.backbone.timm_body import TimmBody
 from labelenc.structures import ImageBatch
@@ -207,3 +208,22 @@ def test_models_that_cannot_serve_are_a_configuration_error(small_cfg, name, kwa
 def test_group_norm_is_not_for_timm_bodies(small_cfg):
     with pytest.raises(ConfigError, match="timm bodies keep their own normalisation"):
         build_detector(small_cfg("MODEL.BACKBONE.CONV_BODY", f"timm/{NAME}-FPN-RETINANET"))
+
+
+def test_synchronised_norms_keep_their_activation():
+    """timm's norm layers hold the activation; on one process in eval mode nothing may change."""
+    body = TimmBody(NAME, {"pad_type": "same", "bn_eps": 1e-3}, freeze_norm=False, freeze_at=0).eval()
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = body(pixels)
+        synchronise_batch_norm(body)
+        after = body(pixels)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in body.modules())
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
+def test_models_without_a_pyramid_of_maps_are_refused(name):
+    with pytest.raises(ValueError, match=name):
+        TimmBody(name, {}, freeze_norm=False, freeze_at=0)

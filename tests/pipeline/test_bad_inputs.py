@@ -17,6 +17,7 @@ import torch
 
 from labelenc import pipeline
 from labelenc.config import load_config
+from labelenc.errors import USER_ERRORS
 
 
 class Setup:
@@ -187,6 +188,20 @@ ERRORS = {
     ),
     "unsupported feature": (options("MODEL.MASK_ON", "True"), "MODEL.MASK_ON"),
     "unsupported body": (options("MODEL.BACKBONE.CONV_BODY", "R-50-C4"), "CONV_BODY"),
+    "unknown device": (options("MODEL.DEVICE", "gpu"), "MODEL.DEVICE"),
+    "negative workers": (options("DATALOADER.NUM_WORKERS", "-2"), "NUM_WORKERS"),
+    "huge seed": (options("SEED", str(2**63)), "SEED"),
+    "certain prior": (options("MODEL.RETINANET.PRIOR_PROB", "1.0"), "PRIOR_PROB"),
+    "synchronised group norm": (options("MODEL.USE_SYNCBN", "True"), "USE_SYNCBN"),
+    "output folder is a file": (options("OUTPUT_DIR", __file__), "OUTPUT_DIR"),
+    "transformer body": (
+        options(
+            *("MODEL.BACKBONE.CONV_BODY", "timm/swin_tiny_patch4_window7_224-FPN-RETINANET"),
+            *("MODEL.BACKBONE.FREEZE_CONV_BODY_AT", "0", "MODEL.RESNETS.STEM_FUNC", "StemWithBatchNorm"),
+            *("MODEL.RESNETS.TRANS_FUNC", "BottleneckWithBatchNorm"),
+        ),
+        "swin_tiny",
+    ),
     "unknown precision": (options("DTYPE", "float8"), "DTYPE"),
     "no training set": (options("DATASETS.TRAIN", "()"), "DATASETS.TRAIN"),
     "register without annotations": (
@@ -228,7 +243,7 @@ def train(case, tiny_root: Path, tmp_path: Path):
 @pytest.mark.parametrize("name", ERRORS)
 def test_errors_are_clear_and_early(name, tiny_root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(pipeline.USER_ERRORS, match=f"(?s){ERRORS[name][1]}"):
+    with pytest.raises(USER_ERRORS, match=f"(?s){ERRORS[name][1]}"):
         train(ERRORS[name], tiny_root, tmp_path)
     assert not (tmp_path / "out/metrics.jsonl").exists(), "training had started"
     assert not (tmp_path / "pwned").exists()

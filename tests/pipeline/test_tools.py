@@ -45,12 +45,12 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_killed_training_ends_with_the_weights_of_an_undisturbed_run(tiny_root, tmp_path, seed):
     """Step 1 draws random numbers in every iteration and changes its losses on the way."""
     config = tiny_root / "config.yaml"
-    words = ("--skip-test", "SOLVER.MAX_ITER", 12)
+    words = ("--skip-test", "SOLVER.MAX_ITER", 60)
     run(command("train_labelenc_step1.py", config, *words, "OUTPUT_DIR", tmp_path / "whole"))
 
     disturbed = command("train_labelenc_step1.py", config, *words, "OUTPUT_DIR", tmp_path / "killed")
     metrics = tmp_path / "killed/metrics.jsonl"
-    kill_at = random.Random(seed).randint(2, 13)
+    kill_at = random.Random(seed).randint(2, 30)
     process = subprocess.Popen(disturbed, env=ENVIRONMENT, stdout=subprocess.DEVNULL, cwd=ROOT)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:

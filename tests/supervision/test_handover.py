@@ -136,3 +136,12 @@ def test_another_detector_configuration_names_the_part(small_cfg, content, words
     model = LabelEncStep2(small_cfg(*words))
     with pytest.raises(HandoverError, match=rf"^{part} of {re.escape('f.pth')} does not fit"):
         load_label_encoding(model, content, "f.pth")
+
+
+def test_other_anchors_are_refused_with_both(small_cfg, content):
+    model = LabelEncStep2(small_cfg("MODEL.RETINANET.ANCHOR_SIZES", "(8, 32, 64)"))
+    before = [anchors.clone() for anchors in model.rpn.anchor_generator.cell_anchors]
+    with pytest.raises(HandoverError, match=r"other anchors: anchor_generator\.cell_anchors\.0 .* there and"):
+        load_label_encoding(model, content, "f.pth")
+    after = list(model.rpn.anchor_generator.cell_anchors)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 NormFactory = Callable[[int], nn.Module]
@@ -51,3 +52,9 @@ def group_norm(num_groups: int, channels_per_group: int, eps: float) -> NormFact
         return nn.GroupNorm(groups, channels, eps)
 
     return make
+
+
+def synchronise_batch_norm(model: nn.Module) -> None:
+    """Let every BatchNorm of ``model`` take its statistics over all processes, in place."""
+    # timm's own conversion, because its layers may hold an activation, which PyTorch's would drop.
+    convert_sync_batchnorm(model)

@@ -106,7 +106,7 @@ class ResNet(nn.Module):
     Args:
         settings: sizes.
         norm: makes the normalisation of a number of channels.
-        freeze_at: the stem (1) and that many stages less one get no gradient; 0 freezes nothing.
+        freeze_at: the stem (1) and that many stages less one get no gradient; 0 or less freezes nothing.
     """
 
     def __init__(self, settings: ResNetSettings, norm: NormFactory, freeze_at: int) -> None:
@@ -124,7 +124,7 @@ class ResNet(nn.Module):
                 blocks.append(block(previous, channels, stride, norm, settings))
                 previous = channels
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-        for part in [self.stem, *self.stages()][:freeze_at]:
+        for part in [self.stem, *self.stages()][: max(freeze_at, 0)]:
             part.requires_grad_(False)
 
     def stages(self) -> list[nn.Module]:

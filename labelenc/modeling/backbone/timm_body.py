@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 STRIDES = (4, 8, 16, 32)
+PROBE = 64
 
 
 class TimmBody(nn.Module):
@@ -79,14 +80,29 @@ def _features_model(name: str, kwargs: dict) -> nn.Module:
             f"timm model {name!r} has maps of the strides {reductions}; 4, 8, 16 and 32 are needed"
         )
     indices = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES)
-    return timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, **kwargs)
+    model = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, **kwargs)
+    _check_maps(name, model)
+    return model
+
+
+@torch.no_grad()
+def _check_maps(name: str, model: nn.Module) -> None:
+    """Some models take one input size only, or order their maps otherwise; find out before training."""
+    channels = _feature_info(model).channels()
+    wanted = [(1, c, PROBE // stride, PROBE // stride) for c, stride in zip(channels, STRIDES, strict=True)]
+    try:
+        shapes = [tuple(level.shape) for level in model.eval()(torch.zeros(1, 3, PROBE, PROBE))]
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"timm model {name!r} does not take images of any size: {error}") from error
+    if shapes != wanted:
+        raise ValueError(f"timm model {name!r} gives maps of the shapes {shapes}; {wanted} are needed")
 
 
 def _parameters_of_level(model: nn.Module, level: int) -> list[nn.Parameter]:
     """The parameters that a level depends on, as autograd finds them on a small input."""
     was_training = model.training
     parameters = list(model.parameters())
-    output = model.eval()(torch.zeros(1, 3, 64, 64))[level].sum()
+    output = model.eval()(torch.zeros(1, 3, PROBE, PROBE))[level].sum()
     gradients = torch.autograd.grad(output, parameters, allow_unused=True)
     model.train(was_training)
     return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]

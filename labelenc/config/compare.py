@@ -1,0 +1,50 @@
+"""What a resumed run changes of the configuration that it was started with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+# Changing these does not make another run of it.
+FREE_KEYS = (
+    "OUTPUT_DIR",
+    "PATHS_CATALOG",
+    "MODEL.DEVICE",
+    "MODEL.WEIGHT",
+    "SOLVER.MAX_ITER",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.LOG_PERIOD",
+    "DATALOADER.NUM_WORKERS",
+    "DATASETS.TEST",
+    "TEST",
+)
+
+
+def changed_keys(written: Path, cfg: CfgNode) -> list[str]:
+    """``KEY was A, is B`` for the keys in which ``cfg`` differs from a ``config.yml`` written earlier.
+
+    Keys that may change freely are left out; without a readable file the list is empty.
+    """
+    try:
+        old = dict(_flat(yaml.safe_load(written.read_text(encoding="utf-8"))))
+    except (OSError, yaml.YAMLError, AttributeError):
+        return []
+    new = dict(_flat(yaml.safe_load(cfg.dump())))
+    return [
+        f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+        and not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+    ]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
