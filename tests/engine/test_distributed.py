@@ -112,7 +112,7 @@ def test_resuming_restores_the_random_state_of_each_rank(pair: tuple[Path, list[
 
 def test_task_of_rank_0_answers_and_fails_for_all(pair: tuple[Path, list[dict]]) -> None:
     assert [found["on_main"] for found in pair[1]] == [7, 7]
-    assert all("division" in found["on_main_error"] for found in pair[1])
+    assert all("division of labour" in found["on_main_error"] for found in pair[1])
 
 
 def test_bad_loss_on_one_rank_stops_both(pair: tuple[Path, list[dict]]) -> None:

@@ -217,6 +217,10 @@ def attempt(action: Callable[[], object]) -> str:
     return "no error"
 
 
+def complain() -> None:
+    raise RuntimeError("division of labour")
+
+
 def nan_on_second(model: Callable, batch: Batch, k: int) -> dict[str, Tensor]:
     """Spoils one loss of rank 1, whose image ids are above 1000, at update 5."""
     losses = model_losses(model, batch, k)
@@ -258,7 +262,7 @@ def pair(output_dir: Path) -> None:
         lambda: run(output_dir / "nan", 10, process=process, losses=nan_on_second, data=data)
     )
     found["on_main"] = on_main(lambda: process.rank + 7)
-    found["on_main_error"] = attempt(lambda: on_main(lambda: 1 // process.rank))
+    found["on_main_error"] = attempt(lambda: on_main(complain))
     torch.save(found, output_dir / f"rank{rank}.pt")
     close_distributed()
 
