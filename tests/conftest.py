@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,25 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the folder 'shared' (reference records, sample data) beside the checkout")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """free_port() -> a TCP port of this machine that nothing listens on.
+
+    Not one that the system would pick itself: a client that waits for its server on such a port may be given
+    the same port as its own, connect to itself, and keep the server from listening.
+    """
+
+    def pick() -> int:
+        for _ in range(100):
+            port = int(torch.randint(15000, 30000, (), generator=_entropy()))
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+        raise RuntimeError("no free port between 15000 and 30000")
+
+    return pick
 
 
 @pytest.fixture

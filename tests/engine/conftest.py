@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -61,14 +60,13 @@ def start() -> Callable[..., subprocess.Popen]:
 
 @pytest.fixture(scope="session")
 def pair(
-    start: Callable[..., subprocess.Popen], tmp_path_factory: pytest.TempPathFactory
+    start: Callable[..., subprocess.Popen],
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: Callable[[], int],
 ) -> tuple[Path, list[dict]]:
     """What two processes found, and the folder they wrote into."""
     folder = tmp_path_factory.mktemp("pair")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     programs = [start("pair", folder, RANK=rank, LOCAL_RANK=rank, **common) for rank in range(2)]
     try:
         outputs = [program.communicate(timeout=120)[0] for program in programs]

@@ -279,17 +279,14 @@ close_distributed()
 """
 
 
-def run_twice(url, paths, together):
+def run_twice(url, paths, port, together):
     """The outputs of two processes: a group with ranks, or two that know nothing of each other."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     programs = []
     for rank, path in enumerate(paths):
         variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         if together:
             variables |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         command = [sys.executable, "-c", PROGRAM, url, str(path)]
         programs.append(
             subprocess.Popen(
@@ -304,25 +301,25 @@ def run_twice(url, paths, together):
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["group", "two runs"])
-def test_two_processes_download_once(server, path, together):
+def test_two_processes_download_once(server, path, free_port, together):
     server.delay = 0.0 if together else 3.0
-    outputs = run_twice(server.url, [path, path], together)
+    outputs = run_twice(server.url, [path, path], free_port(), together)
     assert outputs == [f"sees {len(WHOLE)}\n"] * 2
     assert server.ranges == [None]
     assert_whole(path)
 
 
-def test_two_machines_have_a_copy_each(server, path, tmp_path):
+def test_two_machines_have_a_copy_each(server, path, free_port, tmp_path):
     other = tmp_path / "other" / "R-50.pkl"
-    outputs = run_twice(server.url, [path, other], together=True)
+    outputs = run_twice(server.url, [path, other], free_port(), together=True)
     assert outputs == [f"sees {len(WHOLE)}\n"] * 2
     assert_whole(path)
     assert_whole(other)
     assert server.ranges == [None, None]
 
 
-def test_all_processes_hear_of_a_failure(server, path):
+def test_all_processes_hear_of_a_failure(server, path, free_port):
     server.status = 404
-    for output in run_twice(server.url, [path, path], together=True):
+    for output in run_twice(server.url, [path, path], free_port(), together=True):
         assert output.startswith("failed: cannot get R-50.pkl: HTTP Error 404")
     assert server.ranges == [None]

@@ -30,14 +30,6 @@ def run(words: list[str], expect: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def free_port() -> list[str]:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return [f"--master_port={probe.getsockname()[1]}"]
-
-
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "model_final.pth", weights_only=True)["model"]
 
@@ -69,10 +61,10 @@ def test_killed_training_ends_with_the_weights_of_an_undisturbed_run(tiny_root, 
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_processes_repeat_one(tiny_root, tmp_path, losses_of, launcher):
+def test_two_processes_repeat_one(tiny_root, tmp_path, losses_of, free_port, launcher):
     """Steps 1 and 2 on two CPU processes; step 2, which draws nothing, has the losses of one process."""
     config = tiny_root / "config.yaml"
-    launch = (*LAUNCHERS[launcher], *free_port())
+    launch = (*LAUNCHERS[launcher], f"--master_port={free_port()}")
     run(command("train_labelenc_step1.py", config, "OUTPUT_DIR", tmp_path / "step1", launcher=launch))
     handed = tmp_path / "step1/label_encoding_function.pth"
     step2 = ("--labelenc", handed, "--skip-test", "OUTPUT_DIR")
@@ -85,11 +77,11 @@ def test_two_processes_repeat_one(tiny_root, tmp_path, losses_of, launcher):
     assert (tmp_path / "step1/inference/tiny_val/results.json").is_file()
 
 
-def test_two_processes_evaluate_like_one(tiny_root, tmp_path):
+def test_two_processes_evaluate_like_one(tiny_root, tmp_path, free_port):
     config = tiny_root / "config.yaml"
     run(command("train_net.py", config, "OUTPUT_DIR", tmp_path / "run"))
     weights = ("MODEL.WEIGHT", tmp_path / "run/model_final.pth", "OUTPUT_DIR")
-    launch = (*LAUNCHERS["torchrun"], *free_port())
+    launch = (*LAUNCHERS["torchrun"], f"--master_port={free_port()}")
     run(command("test_net.py", config, *weights, tmp_path / "two", launcher=launch))
     results = "inference/tiny_val/results.json"
     assert (tmp_path / "two" / results).read_text() == (tmp_path / "run" / results).read_text()
@@ -120,13 +112,21 @@ def test_help_teaches(tool):
 
 
 @pytest.mark.parametrize("kind", ["step1", "step2"])
-def test_process_without_boxes_neither_crashes_nor_hangs(tiny_root, tmp_path, kind):
+def test_process_without_boxes_neither_crashes_nor_hangs(tiny_root, tmp_path, free_port, kind):
     """And the gradients are those of one process with the whole batch."""
     script = [str(ROOT / "tests/pipeline/empty_rank.py"), str(tiny_root / "config.yaml"), kind]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     run([sys.executable, *script, str(tmp_path / "one")])
-    run([sys.executable, *LAUNCHERS["torchrun"], *free_port(), *script, str(tmp_path / "two")])
+    run(
+        [
+            sys.executable,
+            *LAUNCHERS["torchrun"],
+            f"--master_port={free_port()}",
+            *script,
+            str(tmp_path / "two"),
+        ]
+    )
     one = torch.load(tmp_path / "one/rank0.pt", weights_only=True)
     for rank in (0, 1):
         two = torch.load(tmp_path / f"two/rank{rank}.pt", weights_only=True)
