@@ -81,23 +81,7 @@ def _model() -> CN:
     model.TIMM.KWARGS = CN(new_allowed=True)
     model.FPN = CN(dict(USE_GN=False, USE_RELU=False))
     model.GROUP_NORM = CN(dict(DIM_PER_GP=-1, NUM_GROUPS=32, EPSILON=1e-5))
-    model.RESNETS = CN(
-        dict(
-            NUM_GROUPS=1,
-            WIDTH_PER_GROUP=64,
-            STRIDE_IN_1X1=True,
-            TRANS_FUNC="BottleneckWithFixedBatchNorm",
-            STEM_FUNC="StemWithFixedBatchNorm",
-            RES5_DILATION=1,
-            BACKBONE_OUT_CHANNELS=1024,
-            # take 64 where this is left at 256 (see load.py).
-            RES2_OUT_CHANNELS=256,
-            STEM_OUT_CHANNELS=64,
-            STAGE_WITH_DCN=(False, False, False, False),
-            WITH_MODULATED_DCN=False,
-            DEFORMABLE_GROUPS=1,
-        )
-    )
+    model.RESNETS = _resnets()
     model.RETINANET = _retinanet()
     model.FCOS = _fcos()
     model.RPN = _rpn()
@@ -129,6 +113,26 @@ def _model() -> CN:
         )
     )
     return model
+
+
+def _resnets() -> CN:
+    return CN(
+        dict(
+            NUM_GROUPS=1,
+            WIDTH_PER_GROUP=64,
+            STRIDE_IN_1X1=True,
+            TRANS_FUNC="BottleneckWithFixedBatchNorm",
+            STEM_FUNC="StemWithFixedBatchNorm",
+            RES5_DILATION=1,
+            BACKBONE_OUT_CHANNELS=1024,
+            # take 64 where this is left at 256 (see load.py).
+            RES2_OUT_CHANNELS=256,
+            STEM_OUT_CHANNELS=64,
+            STAGE_WITH_DCN=(False, False, False, False),
+            WITH_MODULATED_DCN=False,
+            DEFORMABLE_GROUPS=1,
+        )
+    )
 
 
 def _retinanet() -> CN:

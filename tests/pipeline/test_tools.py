@@ -1,5 +1,6 @@
 """The commands as users type them: launchers, resuming after a kill, messages."""
 
+import json
 import os
 import random
 import signal
@@ -133,3 +134,20 @@ def test_process_without_boxes_neither_crashes_nor_hangs(tiny_root, tmp_path, fr
         assert one.keys() == two.keys()
         for name, gradient in one.items():
             torch.testing.assert_close(two[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_check_reports_and_tells_by_its_status(tiny_root, tmp_path):
+    good = run(command("check_dataset.py", tiny_root / "config.yaml"))
+    assert "0 problems" in good
+    data = json.loads((tiny_root / "train.json").read_text())
+    data["annotations"][3]["bbox"] = [2, 2, 0, 9]
+    (tmp_path / "train.json").write_text(json.dumps(data))
+    words = ("DATASETS.REGISTER.tiny_train.annotations", tmp_path / "train.json")
+    told = run(command("check_dataset.py", tiny_root / "config.yaml", *words))
+    assert "annotation 4: box without area" in told
+    assert "dropped" in told
+    data["annotations"][3]["category_id"] = 77
+    (tmp_path / "train.json").write_text(json.dumps(data))
+    told = run(command("check_dataset.py", tiny_root / "config.yaml", *words), expect=1)
+    assert "77" in told
+    assert "Traceback" not in told
