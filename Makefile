@@ -13,7 +13,7 @@ install: $(STAMP)
 
 $(BIN)/python:
 	@echo "creating $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # PyTorch comes first: the kernels are compiled against it. pip leaves alone what is already there.
 $(STAMP): setup.py pyproject.toml $(KERNELS) | $(BIN)/python

@@ -13,7 +13,7 @@ import torch
 from yacs.config import CfgNode
 
 from labelenc import data, engine, evaluation, ops, pipeline, visualization
-from labelenc.config import load_config, with_num_classes
+from labelenc.config import ConfigError, load_config, with_num_classes
 from labelenc.evaluation import CocoSummary, RunResult
 from labelenc.structures import Batch, BoxList, DatasetInfo
 from labelenc.supervision import LabelEncStep1
@@ -53,6 +53,10 @@ def run_demo(config_file: str, output_dir: str = "exps/demo") -> Path:
 
 def _shapes_root(cfg: CfgNode) -> str:
     name = cfg.DATASETS.TRAIN[0]
+    if name not in cfg.DATASETS.REGISTER:
+        raise ConfigError(
+            f"the demo draws its data where DATASETS.REGISTER.{name} says; add it to the config"
+        )
     return str(Path(cfg.DATASETS.REGISTER[name]["annotations"]).parent)
 
 
@@ -215,5 +219,5 @@ def _normalised(*levels: torch.Tensor) -> Sequence[torch.Tensor]:
 
 
 def _enlarged(picture: np.ndarray) -> np.ndarray:
-    factor = MAGNIFY * IMAGE_SIZE // picture.shape[0]
+    factor = max(MAGNIFY * IMAGE_SIZE // picture.shape[0], 1)
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)

@@ -30,7 +30,5 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except USER_ERRORS as error:
-        rank = int(os.environ.get("RANK", "0"))
-        # Most mistakes stop every process; one copy of a long message is enough.
-        told = str(error) if rank == 0 else f"process {rank}: {str(error)[:100]}"
-        raise SystemExit(f"error: {told}") from None
+        where = f"process {os.environ['RANK']}: " if os.environ.get("RANK", "0") != "0" else ""
+        raise SystemExit(f"error: {where}{error}") from None

@@ -77,11 +77,10 @@ def evaluate(cfg: CfgNode) -> Metrics:
 @contextlib.contextmanager
 def _process(cfg: CfgNode) -> Iterator[Process]:
     process = engine.setup_distributed(cfg.MODEL.DEVICE)
-    try:
-        engine.setup_logging(cfg.OUTPUT_DIR, process.rank)
-        yield process
-    finally:
-        engine.close_distributed()
+    engine.setup_logging(cfg.OUTPUT_DIR, process.rank)
+    yield process
+    # Not after an error: closing may wait for processes that wait for this one.
+    engine.close_distributed()
 
 
 def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
@@ -93,7 +92,8 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
         model, state = _start(cfg, recipe, checkpointer, process)
         cfg = with_values(cfg, {"SEED": cfg.SEED if cfg.SEED >= 0 else state.extra["seed"]})
         max_iter = cfg.SOLVER.MAX_ITER + recipe.extra_iters
-        engine.on_main(lambda: _announce(cfg, recipe, state.iteration, max_iter))
+        if state.iteration < max_iter:
+            engine.on_main(lambda: _announce(cfg, recipe, state.iteration, max_iter))
         settings = engine.LoopSettings(
             max_iter=max_iter,
             checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
@@ -168,7 +168,7 @@ def _announce(cfg: CfgNode, recipe: Recipe, start: int, max_iter: int) -> None:
     written = Path(cfg.OUTPUT_DIR) / "config.yml"
     for change in changed_keys(written, cfg) if start else ():
         logger.warning("this run resumes with another configuration: %s", change)
-    written.write_text(cfg.dump(), encoding="utf-8")
+    engine.replace_file(written, lambda stream: stream.write(cfg.dump().encode()))
     images = f"iterations {start + 1} to {max_iter} of {cfg.SOLVER.IMS_PER_BATCH} images"
     logger.info("%s: %s, seed %d, configuration in %s", recipe.kind, images, cfg.SEED, written)
     if recipe.label_encoding is not None and max_iter <= cfg.MODEL.LABELENC.AUXILIARY_LOSS_ITERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -42,6 +43,9 @@ NOT_NEGATIVE = (
     "DATALOADER.NUM_WORKERS",
     "DATALOADER.SIZE_DIVISIBILITY",
     "SOLVER.WARMUP_ITERS",
+    "SOLVER.MOMENTUM",
+    "SOLVER.WEIGHT_DECAY",
+    "MODEL.RETINANET.NUM_CONVS",
     "TEST.EVAL_PERIOD",
 )
 POSITIVE = (
@@ -53,6 +57,11 @@ POSITIVE = (
     "TEST.IMS_PER_BATCH",
     "TEST.DETECTIONS_PER_IMG",
     "MODEL.LABELENC.ENCODER_WIDTH",
+    "MODEL.RESNETS.BACKBONE_OUT_CHANNELS",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS",
+    "MODEL.RETINANET.SCALES_PER_OCTAVE",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
     "INPUT.MIN_SIZE_TEST",
     "INPUT.MAX_SIZE_TEST",
     "INPUT.MAX_SIZE_TRAIN",
@@ -125,8 +134,8 @@ def _check_values(cfg: CfgNode) -> None:
         if _value(cfg, key) not in choices:
             raise ConfigError(f"{key} must be one of {', '.join(choices)}, not {_value(cfg, key)!r}")
     for key in POSITIVE:
-        if not _value(cfg, key) > 0:
-            raise ConfigError(f"{key} must be positive, not {_value(cfg, key)!r}")
+        if not 0 < _value(cfg, key) < math.inf:
+            raise ConfigError(f"{key} must be positive and finite, not {_value(cfg, key)!r}")
     steps = tuple(cfg.SOLVER.STEPS)
     if list(steps) != sorted(steps):
         raise ConfigError(f"SOLVER.STEPS must increase, not {steps}")
@@ -158,6 +167,8 @@ def _check_retinanet(cfg: CfgNode) -> None:
     settings = cfg.MODEL.RETINANET
     if not 0 < settings.PRIOR_PROB < 1:
         raise ConfigError(f"MODEL.RETINANET.PRIOR_PROB must lie between 0 and 1, not {settings.PRIOR_PROB}")
+    if not settings.ASPECT_RATIOS or min(settings.ASPECT_RATIOS) <= 0:
+        raise ConfigError(f"MODEL.RETINANET.ASPECT_RATIOS must be positive, not {settings.ASPECT_RATIOS}")
     sizes, strides = tuple(settings.ANCHOR_SIZES), tuple(settings.ANCHOR_STRIDES)
     if strides not in ((8, 16, 32), (8, 16, 32, 64, 128)):
         raise ConfigError(

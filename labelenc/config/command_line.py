@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import textwrap
 
 from yacs.config import CfgNode
 
@@ -21,7 +22,9 @@ labelenc/config/defaults.py lists every key. Several processes:
 def tool_parser(description: str) -> argparse.ArgumentParser:
     """A parser with ``--config-file`` and the trailing ``KEY VALUE`` pairs; tools may add their own."""
     parser = argparse.ArgumentParser(
-        description=description, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=textwrap.fill(description, 100),
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="yaml file, see configs/")
     # Set by torch.distributed.launch, in the spelling of the PyTorch version.
@@ -42,4 +45,5 @@ def parse_tool(
     try:
         return args, load_config(args.config_file, args.opts)
     except ConfigError as error:
-        parser.exit(2, f"error: {error}\n")
+        # All processes read the same words; one message is enough.
+        parser.exit(2, f"error: {error}\n" if os.environ.get("RANK", "0") == "0" else None)

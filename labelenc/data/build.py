@@ -100,6 +100,8 @@ def check_datasets(cfg: CfgNode, full: bool = False, train: bool = True, test: b
     names = [(name, True) for name in cfg.DATASETS.TRAIN if train] + [
         (name, False) for name in cfg.DATASETS.TEST if test and not (train and name in cfg.DATASETS.TRAIN)
     ]
+    if not names:
+        raise ConfigError("no data set is named; write one in DATASETS.TRAIN or DATASETS.TEST")
     problems: list[Problem] = []
     first: Annotations | None = None
     for name, training in names:
@@ -108,7 +110,8 @@ def check_datasets(cfg: CfgNode, full: bool = False, train: bool = True, test: b
         except DataError as error:
             problems.append(Problem(name, "unusable annotations", STOPS, _source_file(cfg, name), str(error)))
             continue
-        problems += check_set(annotations, _image_dir(cfg, name), training, full)
+        tested = test and name in cfg.DATASETS.TEST
+        problems += check_set(annotations, _image_dir(cfg, name), training, full, tested)
         first = first or annotations
         difference = _category_difference(first, annotations)
         if difference is not None:
@@ -125,7 +128,7 @@ def coco_ground_truth(cfg: CfgNode, name: str) -> dict[str, Any]:
     _load(cfg, name).require_sound()
     source = resolve_dataset(cfg, name)
     if source.kind == "voc":
-        return voc.voc_to_coco(source.images, str(source.split), source.classes)
+        return voc.coco_form(source.images, str(source.split), source.classes)
     return {"annotations": [], **read_json(str(source.annotations), name)}
 
 

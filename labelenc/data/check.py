@@ -16,19 +16,23 @@ logger = logging.getLogger(__name__)
 _SAMPLED_IMAGES = 32
 
 
-def check_set(annotations: Annotations, image_dir: str, training: bool, full: bool = False) -> list[Problem]:
+def check_set(
+    annotations: Annotations, image_dir: str, training: bool, full: bool = False, tested: bool = False
+) -> list[Problem]:
     """All problems of one set: its annotations', missing image files, and images that can't be used.
 
     Args:
         annotations: of the set.
         image_dir: folder that the file names are relative to.
-        training: images without a usable box are left out then, and are not looked at.
+        training: images without a usable box are left out then, and are not looked at unless ``tested``.
         full: decode every image; otherwise a few dozen, spread over the set.
+        tested: the set is evaluated on too, with all its images.
     """
     problems = list(annotations.problems)
     rows: Sequence[int] = range(len(annotations))
     if training:
         problems += _unusable_for_training(annotations)
+    if training and not tested:
         rows = [row for row in rows if annotations.offsets[row] < annotations.offsets[row + 1]]
     missing = _missing_files(annotations, image_dir, rows)
     problems += missing.values()

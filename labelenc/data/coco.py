@@ -153,11 +153,6 @@ class CocoDataset(Dataset[Sample]):
         width, height = self._annotations.sizes[self._rows[index]].tolist()
         return width, height
 
-    def aspect_ratio(self, index: int) -> float:
-        """Height / width, from the annotations."""
-        width, height = self.size(index)
-        return height / width
-
     def aspect_groups(self) -> list[int]:
         """1 for each image at least as high as wide, else 0."""
         sizes = self._annotations.sizes[self._rows]

@@ -41,13 +41,13 @@ def voc_to_coco(root: str, split: str, classes: Sequence[str] | None = None) -> 
     for image_id, stem in zip(_image_ids(stems), stems, strict=True):
         path = Path(root, "Annotations", stem + ".xml")
         tree = _read_xml(path)
-        width, height = (_number(tree, f"size/{key}", path) for key in ("width", "height"))
+        width, height = (_pixels(tree, f"size/{key}", path) for key in ("width", "height"))
         images.append(
             {
                 "id": image_id,
                 "file_name": files.get(stem, stem + ".jpg"),
-                "width": int(width),
-                "height": int(height),
+                "width": width,
+                "height": height,
             }
         )
         for element in tree.findall("object"):
@@ -70,17 +70,19 @@ def voc_to_coco(root: str, split: str, classes: Sequence[str] | None = None) -> 
 
 
 def load_voc(root: str, split: str, dataset: str, classes: tuple[str, ...] | None = None) -> Annotations:
-    """Read and check one split of a VOC folder, once per process while its split file stays the same."""
+    """Read and check one split of a VOC folder."""
+    return parse_coco(coco_form(root, split, classes), dataset, str(_split_file(root, split)))
+
+
+def coco_form(root: str, split: str, classes: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """`voc_to_coco`, read once per process while the split file stays the same; not to be changed."""
     path = _split_file(root, split)
-    stamp = path.stat().st_mtime_ns if path.is_file() else 0
-    return _load_voc(root, split, dataset, classes, stamp)
+    return _coco_form(root, split, classes, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
-@functools.lru_cache(maxsize=16)
-def _load_voc(
-    root: str, split: str, dataset: str, classes: tuple[str, ...] | None, _stamp: int
-) -> Annotations:
-    return parse_coco(voc_to_coco(root, split, classes), dataset, str(_split_file(root, split)))
+@functools.lru_cache(maxsize=8)
+def _coco_form(root: str, split: str, classes: tuple[str, ...] | None, _stamp: int) -> dict[str, Any]:
+    return voc_to_coco(root, split, classes)
 
 
 def image_dir(root: str) -> str:
@@ -112,9 +114,9 @@ def _read_split(root: str, split: str) -> list[str]:
         with path.open(encoding="utf-8") as file:
             # The class-wise split files of VOC carry a second column.
             stems = [line.split()[0] for line in file if line.strip()]
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"cannot read {path}: {error.strerror}; a Pascal VOC folder needs "
+            f"cannot read {path}: {error}; a Pascal VOC folder needs "
             f"ImageSets/Main/{split}.txt with one image name a line"
         ) from error
     if len(set(stems)) < len(stems):
@@ -160,6 +162,13 @@ def _class_name(element: ET.Element, path: Path) -> str:
     if not name:
         raise DataError(f"{path}: an <object> has no <name>; write its class there")
     return name
+
+
+def _pixels(element: ET.Element, key: str, path: Path) -> int:
+    value = _number(element, key, path)
+    if not 1 <= value < 2**31:
+        raise DataError(f"{path}: <{key}> is {value:g}, not a size in pixels; correct the file")
+    return int(value)
 
 
 def _number(element: ET.Element, key: str, path: Path) -> float:

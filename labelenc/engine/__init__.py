@@ -4,7 +4,6 @@ from labelenc.engine.checkpoint import Checkpointer, TrainingState
 from labelenc.engine.distributed import (
     ParallelModel,
     Process,
-    barrier,
     broadcast_object,
     close_distributed,
     is_main,
@@ -13,7 +12,7 @@ from labelenc.engine.distributed import (
     setup_distributed,
 )
 from labelenc.engine.download import DownloadError, fetch_weight
-from labelenc.engine.files import CheckpointError, load_file, save_atomic
+from labelenc.engine.files import CheckpointError, load_file, replace_file, save_atomic
 from labelenc.engine.inference import run_inference
 from labelenc.engine.logging import MetricsWriter, setup_logging
 from labelenc.engine.loop import LoopSettings, TrainingError, make_scaler, train
@@ -30,7 +29,6 @@ __all__ = [
     "Process",
     "TrainingError",
     "TrainingState",
-    "barrier",
     "broadcast_object",
     "build_clip",
     "build_optimizer",
@@ -42,6 +40,7 @@ __all__ = [
     "make_scaler",
     "on_main",
     "reduce_mean",
+    "replace_file",
     "run_inference",
     "save_atomic",
     "setup_distributed",

@@ -130,18 +130,24 @@ def read_array_pickle(path: Path) -> Any:
     """
     with path.open("rb") as stream:
         content = _ArrayUnpickler(stream, encoding="latin1").load()
-    return _plain(content)
+    return _plain(content, set())
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, seen: set[int]) -> Any:
+    """Stand-ins turned into tensors. A container that comes twice is refused: few bytes of nested references
+    could otherwise unfold without end."""
+    if isinstance(value, dict | list) and value:
+        if id(value) in seen:
+            raise ForbiddenContent("a container that is referred to twice")
+        seen.add(id(value))
     if isinstance(value, _Array):
         if value.value is None:
             raise pickle.UnpicklingError("an array without content")
         return torch.from_numpy(value.value)
     if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {_plain(key, seen): _plain(item, seen) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value)
+        return type(value)(_plain(item, seen) for item in value)
     if isinstance(value, type | _StandIn):
         raise pickle.UnpicklingError(f"{getattr(value, '__name__', 'a type')} in the place of a value")
     return value

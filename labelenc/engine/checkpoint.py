@@ -27,6 +27,7 @@ from labelenc.engine.distributed import (
     get_rank,
     get_world_size,
     is_main,
+    on_main,
 )
 from labelenc.engine.files import CheckpointError, load_file, replace_file, save_atomic
 
@@ -101,15 +102,7 @@ class Checkpointer:
             CheckpointError: on every process, if the file cannot be written.
         """
         random_states = all_gather_objects(random_state())
-        failure = None
-        if is_main():
-            try:
-                self._write(name, state, random_states, mark_last)
-            except CheckpointError as error:
-                failure = error
-        failures = [error for error in all_gather_objects(failure) if error is not None]
-        if failures:
-            raise failures[0]
+        on_main(lambda: self._write(name, state, random_states, mark_last))
 
     def _write(self, name: str, state: TrainingState, random_states: list, mark_last: bool) -> None:
         content = {

@@ -114,12 +114,6 @@ def is_main() -> bool:
     return get_rank() == 0
 
 
-def barrier() -> None:
-    """Wait for all processes."""
-    if get_world_size() > 1:
-        dist.barrier()
-
-
 def all_gather_objects(obj: Any) -> list[Any]:
     """The objects of all processes, in rank order, on every process. Objects must pickle."""
     if get_world_size() == 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import sys
 from collections import defaultdict, deque
 from collections.abc import Mapping
@@ -64,6 +63,10 @@ def peak_memory() -> float:
     """Peak memory in MiB: of the GPU where one is in use, of this process otherwise."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0.0
     # In KiB on Linux, in bytes on macOS.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
@@ -118,13 +121,16 @@ class MetricsWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         path = Path(output_dir) / METRICS_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            dropped = drop_rows_after(path, start_iteration)
-            if dropped:
-                logger.info("dropped %d rows beyond iteration %d from %s", dropped, start_iteration, path)
-        self._file = path.open("a", encoding="utf-8", buffering=1)
-        self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start_iteration + 1)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file():
+                dropped = drop_rows_after(path, start_iteration)
+                if dropped:
+                    logger.info("dropped %d rows beyond iteration %d from %s", dropped, start_iteration, path)
+            self._file = path.open("a", encoding="utf-8", buffering=1)
+            self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start_iteration + 1)
+        except OSError as error:
+            raise ConfigError(f"OUTPUT_DIR {output_dir} cannot be written to: {error}") from error
         self._bar = tqdm(
             total=max_iter, initial=start_iteration, disable=not sys.stderr.isatty(), dynamic_ncols=True
         )

@@ -126,3 +126,10 @@ def test_faults(voc_root, damage, message):
     else:
         with pytest.raises(DataError, match=message):
             load_voc(str(voc_root), "train", "voc")
+
+
+def test_size_that_is_no_number_of_pixels(voc_root):
+    path = voc_root / "Annotations/2008_000001.xml"
+    path.write_text(path.read_text().replace("<width>40", "<width>nan"))
+    with pytest.raises(DataError, match=r"2008_000001\.xml: <size/width> is nan"):
+        load_voc(str(voc_root), "train", "voc")

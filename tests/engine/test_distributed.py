@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from labelenc.config import ConfigError
-from labelenc.engine import barrier, broadcast_object, is_main, load_file, reduce_mean, setup_distributed
+from labelenc.engine import broadcast_object, is_main, load_file, reduce_mean, setup_distributed
 from labelenc.engine.distributed import all_gather_objects
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -32,7 +32,6 @@ def test_alone_without_launcher(no_launcher: pytest.MonkeyPatch) -> None:
     assert is_main()
     assert all_gather_objects("x") == ["x"]
     assert broadcast_object("x") == "x"
-    barrier()
     means = reduce_mean(
         {"b": torch.tensor(2.0, dtype=torch.float64, requires_grad=True), "a": torch.tensor(3)}
     )

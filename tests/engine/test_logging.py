@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,8 @@ def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
 
 def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
     write(tmp_path, 0, 7)
+    # TensorBoard orders files by the second of their start, then by a number read as text.
+    time.sleep(1.1)
     write(tmp_path, 4, 10)
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()

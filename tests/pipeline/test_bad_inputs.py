@@ -202,6 +202,9 @@ ERRORS = {
         ),
         "swin_tiny",
     ),
+    "negative clipping": (options("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "-1.0"), "CLIP_VALUE"),
+    "infinite learning rate": (options("SOLVER.BASE_LR", "1e999"), "BASE_LR"),
+    "no aspect ratios": (options("MODEL.RETINANET.ASPECT_RATIOS", "()"), "ASPECT_RATIOS"),
     "unknown precision": (options("DTYPE", "float8"), "DTYPE"),
     "no training set": (options("DATASETS.TRAIN", "()"), "DATASETS.TRAIN"),
     "register without annotations": (
@@ -220,6 +223,11 @@ ERRORS = {
     "checkpoint of something else": (weights(lambda p: torch.save({"a.b": torch.ones(2)}, p)), "nothing in"),
     "checkpoint without tensors": (weights(lambda p: torch.save({"epoch": 3}, p)), "no tensors"),
 }
+
+# A file whose content refers to itself could be unwrapped without end.
+SELF: dict[str, object] = {"a": torch.ones(1)}
+SELF["model"] = SELF
+ERRORS["checkpoint inside itself"] = (weights(lambda p: torch.save(SELF, p)), "weights.pth")
 
 SKIPS = {
     "box without area": (annotation(bbox=[3, 4, 0, 5]), "without area"),

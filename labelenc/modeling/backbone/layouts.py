@@ -224,7 +224,11 @@ def _is_timm(wanted: Mapping[str, Tensor]) -> bool:
 
 
 def _timm(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Translation | None:
-    renamed = {TIMM_BODY + name: tensor for name, tensor in state.items()}
+    renamed = {}
+    for name, tensor in state.items():
+        # Some models are flattened for their feature maps: stem.0.weight becomes stem_0.weight.
+        flattened = TIMM_BODY + name.replace(".", "_", 1)
+        renamed[flattened if flattened in wanted else TIMM_BODY + name] = tensor
     return Translation("timm body", renamed) if any(name in wanted for name in renamed) else None
 
 
@@ -253,9 +257,9 @@ def _efficientnet_name(name: str, state: Mapping[str, Tensor], blocks: dict[int,
     parts = name.split(".")
     if parts[0] != "_blocks":
         return {"_conv_stem": "conv_stem", "_bn0": "bn1"}.get(parts[0], parts[0]) + "." + parts[-1]
-    number, layer, leaf = int(parts[1]), parts[2], parts[3]
-    if number not in blocks:
+    if len(parts) != 4 or int(parts[1]) not in blocks:
         return name
+    number, layer, leaf = int(parts[1]), parts[2], parts[3]
     expands = f"_blocks.{number}._expand_conv.weight" in state
     if layer.startswith("_bn"):
         # Without an expansion the first norm is missing, and timm counts from 1 in either case.
@@ -263,7 +267,8 @@ def _efficientnet_name(name: str, state: Mapping[str, Tensor], blocks: dict[int,
     elif layer == "_project_conv" and not expands:
         new = "conv_pw"
     else:
-        new = EFFICIENTNET_LAYERS[layer]
+        # Squeeze-and-excitation and the like keep their names, and are reported as unknown.
+        new = EFFICIENTNET_LAYERS.get(layer, layer)
     stage, block = blocks[number]
     return f"blocks.{stage}.{block}.{new}.{leaf}"
 

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 # Of the LabelEnc networks, not of the detector that comes out of them.
 TRAINING_ONLY = ("label_encoding_function.", "feature_adapt.")
 WRAPPERS = ("model", "blobs", "state_dict")
+MAX_WRAPPERS = 4
 ANCHORS = "anchor_generator."
 # Layers whose shape follows the number of classes.
 CLASS_LAYERS = re.compile(
@@ -112,7 +113,10 @@ def load_weights(
 
 
 def _unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    while wrappers := [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]:
+    for _ in range(MAX_WRAPPERS):
+        wrappers = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
+        if not wrappers:
+            break
         content = content[wrappers[0]]
     return {
         name.removeprefix("module."): tensor
