@@ -40,6 +40,9 @@ def parse_tool(
 ) -> tuple[argparse.Namespace, CfgNode]:
     """Arguments and configuration; a wrong configuration ends the program with one message."""
     args = parser.parse_args(words)
+    late = [word for word in args.opts if word.startswith("--")]
+    if late:
+        parser.error(f"{late[0]} must stand before the KEY VALUE pairs")
     if args.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:

@@ -67,3 +67,9 @@ def test_help_teaches_the_pairs(capsys):
     text = capsys.readouterr().out
     for words in ("What it does.", "--config-file", "SOLVER.BASE_LR 0.005", "torchrun"):
         assert words in text
+
+
+def test_options_after_the_pairs_are_an_error_that_says_so(capsys):
+    with pytest.raises(SystemExit):
+        parse_tool(tool_parser("A tool."), ["--config-file", "f.yaml", "SEED", "1", "--skip-test"])
+    assert "--skip-test must stand before the KEY VALUE pairs" in capsys.readouterr().err
