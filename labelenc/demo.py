@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from labelenc import data, engine, evaluation, ops, pipeline, visualization
 from labelenc.config import ConfigError, load_config, with_num_classes
 from labelenc.evaluation import CocoSummary, RunResult
-from labelenc.structures import Batch, BoxList, DatasetInfo
+from labelenc.structures import Batch, BoxList, DatasetInfo, ImageBatch
 from labelenc.supervision import LabelEncStep1
 
 logger = logging.getLogger(__name__)
@@ -144,12 +144,12 @@ def _some_images(cfg: CfgNode) -> tuple[DatasetInfo, Batch]:
     info, loader = data.build_test_loaders(cfg, 1, 0)[0]
     chosen: list[tuple[torch.Tensor, BoxList, int, tuple[int, int]]] = []
     for batch in loader:
-        images = zip(batch.images.tensors, batch.targets, batch.image_ids, batch.original_sizes, strict=True)
-        chosen += [entry for entry in images if len(entry[1]) >= 2]
+        entries = zip(batch.images.tensors, batch.targets, batch.image_ids, batch.original_sizes, strict=True)
+        chosen += [entry for entry in entries if len(entry[1]) >= 2]
         if len(chosen) >= SHOWN_IMAGES:
             break
     pixels, targets, ids, sizes = zip(*chosen[:SHOWN_IMAGES], strict=True)
-    images = type(batch.images).from_tensors(pixels)
+    images = ImageBatch.from_tensors(pixels)
     return info, Batch(images, list(targets), list(ids), list(sizes))
 
 

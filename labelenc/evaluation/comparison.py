@@ -145,8 +145,9 @@ def _head_start_note(
         )
     if _points(step2, baseline) > 0:
         return (
-            f"{note} At this size most of the gain is that head start rather than the auxiliary loss; this "
-            "run does not measure the two apart."
+            f"{note} At this size most of the gain, or all of it, can be that head start rather than the "
+            "auxiliary loss; this run does not measure the two apart. On real photos (the BCCD study in "
+            "benchmarks/results) the head start alone did better than step 2."
         )
     return f"{note} Even so there is no gain in this run."
 
