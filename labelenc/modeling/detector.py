@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -11,18 +12,20 @@ from labelenc.modeling.dense.retinanet import RetinaNet
 from labelenc.structures import BoxList, ImageBatch
 
 
+class DetectorParts(NamedTuple):
+    """What a detector consists of; ``rpn`` is the checkpoints' name for the dense head of every kind."""
+
+    backbone: Backbone
+    rpn: RetinaNet
+
+
 class Detector(nn.Module):
-    """A complete detector.
+    """A complete detector."""
 
-    Args:
-        backbone: body and pyramid.
-        rpn: the dense head (called ``rpn`` in the checkpoints of every kind).
-    """
-
-    def __init__(self, backbone: Backbone, rpn: RetinaNet) -> None:
+    def __init__(self, parts: DetectorParts) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.rpn = rpn
+        self.backbone = parts.backbone
+        self.rpn = parts.rpn
 
     def forward(
         self, images: ImageBatch, targets: Sequence[BoxList] | None = None
@@ -30,8 +33,8 @@ class Detector(nn.Module):
         """In training mode a dict of scalar losses, in eval mode a BoxList per image.
 
         ``images.tensors`` is the normalised float batch; ``targets`` carry ``labels`` 1..C and are needed
-        in training mode only. Detections have ``scores`` and ``labels`` and are in the coordinates of the
-        batch.
+        in training mode only. Detections have ``scores`` and ``labels``, are in the coordinates of the
+        batch and come best first.
         """
         if not images.tensors.is_floating_point():
             raise TypeError("the detector takes normalised pixels; call ImageBatch.normalize first")
@@ -50,7 +53,18 @@ class Detector(nn.Module):
 
     def detect(self, images: ImageBatch, features: Sequence[Tensor]) -> list[BoxList]:
         """Detections from pyramid features."""
-        return self.rpn.detect(images, features)
+        return [self.select(found) for found in self.candidates(images, features)]
+
+    def candidates(self, images: ImageBatch, features: Sequence[Tensor]) -> list[BoxList]:
+        """What the detections of each image are selected from: scored boxes before NMS, clipped.
+
+        The two are apart so that the candidates of several views of an image can be selected from together.
+        """
+        return self.rpn.candidates(images, features)
+
+    def select(self, candidates: BoxList) -> BoxList:
+        """The detections among the candidates of one image, best first."""
+        return self.rpn.select(candidates)
 
     def begin_iteration(self, iteration: int) -> dict[str, float]:
         """Keyword arguments of ``forward`` for a training iteration, counted from 0.

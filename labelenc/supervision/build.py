@@ -8,7 +8,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from labelenc.config import num_classes
-from labelenc.modeling.build import build_fpn
+from labelenc.modeling.backbone.build import build_fpn
 from labelenc.supervision.adapter import build_adapter
 from labelenc.supervision.label_encoder import LabelEncoder, LabelEncoderBody
 

@@ -25,9 +25,8 @@ class LabelEncStep1(Detector):
     """
 
     def __init__(self, cfg: CfgNode, augment: bool = True) -> None:
-        backbone, head = build_parts(cfg)
-        super().__init__(backbone, head)
-        channels = backbone.body.out_channels
+        super().__init__(build_parts(cfg))
+        channels = self.backbone.body.out_channels
         self.label_encoding_function, self.feature_adapt = build_supervision(cfg, channels)
         self.augment = augment
         self.warmup_iters = cfg.MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS

@@ -24,9 +24,8 @@ class LabelEncStep2(Detector):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        backbone, head = build_parts(cfg)
-        super().__init__(backbone, head)
-        channels = backbone.body.out_channels
+        super().__init__(build_parts(cfg))
+        channels = self.backbone.body.out_channels
         self.label_encoding_function, self.feature_adapt = build_supervision(cfg, channels)
         self.label_encoding_function.requires_grad_(False)
         self.auxiliary_iters = cfg.MODEL.LABELENC.AUXILIARY_LOSS_ITERS

@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
+from labelenc.modeling.backbone.build import build_backbone, build_fpn
 from labelenc.modeling.backbone.fpn import FPN, ExtraLevelMaxPool, ExtraLevelsP6P7
-from labelenc.modeling.build import build_backbone, build_fpn
 
 CHANNELS, OUT = (8, 16, 24, 40), 12
 # Of the image 131 x 203: sides that halve unevenly.

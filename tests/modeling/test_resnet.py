@@ -10,9 +10,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from labelenc.config import ConfigError
 from labelenc.modeling import build_detector
+from labelenc.modeling.backbone.build import build_body
 from labelenc.modeling.backbone.norm import FrozenBatchNorm2d, group_norm
 from labelenc.modeling.backbone.resnet import ResNet, ResNetSettings
-from labelenc.modeling.build import build_body
 
 LEVELS = ("layer1", "layer2", "layer3", "layer4")
 BODIES = {

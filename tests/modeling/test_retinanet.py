@@ -7,9 +7,8 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, box_iou
 
-from labelenc.config import ConfigError
 from labelenc.modeling import build_detector
-from labelenc.modeling.build import build_parts, build_retinanet
+from labelenc.modeling.dense.build import build_retinanet
 from labelenc.structures import BoxList, ImageBatch
 
 CLASSES = 3
@@ -25,6 +24,10 @@ def target(boxes, labels, size):
 
 def empty_target(size):
     return target([], [], size)
+
+
+def detect(rpn, images, features):
+    return [rpn.select(found) for found in rpn.candidates(images, features)]
 
 
 @pytest.fixture
@@ -220,7 +223,7 @@ def test_detections(scene, threshold, top_n, limit):
         if clear_cut(expected, nearby):
             break
     for found, (scores, labels, boxes), (height, width) in zip(
-        rpn.detect(images, features), expected, SIZES, strict=True
+        detect(rpn, images, features), expected, SIZES, strict=True
     ):
         assert found.size == (width, height)
         assert found.mode == "xyxy"
@@ -245,7 +248,7 @@ def test_nothing_detected(scene):
     rpn, images, features, _ = scene()
     rpn.head.cls_logits.bias.fill_(-100)
     rpn.head.cls_logits.weight.zero_()
-    for found, (height, width) in zip(rpn.detect(images, features), SIZES, strict=True):
+    for found, (height, width) in zip(detect(rpn, images, features), SIZES, strict=True):
         assert len(found) == 0
         assert found.size == (width, height)
         assert found.bbox.shape == (0, 4)
@@ -261,7 +264,7 @@ def test_classes_do_not_suppress_each_other(scene):
     rpn.head.bbox_pred.bias.zero_()
     # Every anchor says the same: class 1 and class 3 at the same places, class 2 nowhere.
     rpn.head.cls_logits.bias.copy_(torch.tensor([2.0, -9, 1]).repeat(9))
-    found = rpn.detect(images, features)[0]
+    found = detect(rpn, images, features)[0]
     boxes = [found.bbox[found.get_field("labels") == label] for label in (1, 2, 3)]
     assert len(boxes[0]) > 10
     assert len(boxes[1]) == 0
@@ -291,15 +294,3 @@ def test_the_detector_in_both_modes(seed, small_cfg):
     with torch.no_grad():
         found = model.eval()(images)
     assert [result.size for result in found] == [(70, 64), (96, 50)]
-
-
-@pytest.mark.parametrize(
-    ("words", "kind"),
-    [
-        (("MODEL.RETINANET_ON", False, "MODEL.FCOS_ON", True), "fcos"),
-        (("MODEL.RETINANET_ON", False), "faster_rcnn"),
-    ],
-)
-def test_detectors_that_do_not_exist_yet_are_named(small_cfg, words, kind):
-    with pytest.raises(ConfigError, match=f"asks for {kind}"):
-        build_parts(small_cfg(*words))

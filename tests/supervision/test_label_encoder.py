@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from labelenc.config import load_config
-from labelenc.modeling.build import build_backbone
+from labelenc.modeling.backbone.build import build_backbone
 from labelenc.structures import BoxList
 from labelenc.supervision import LabelEncStep1
 from labelenc.supervision.build import build_supervision

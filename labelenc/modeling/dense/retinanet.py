@@ -14,7 +14,8 @@ from labelenc.modeling.box_coder import BoxCoder
 from labelenc.modeling.dense.anchors import AnchorGenerator, inside_image
 from labelenc.modeling.losses import mean_over_processes, smooth_l1_sum
 from labelenc.modeling.matching import BETWEEN, Matcher
-from labelenc.structures import BoxList, ImageBatch, box_ops
+from labelenc.modeling.selection import DenseDetectSettings, Selection, as_candidates, best_scores
+from labelenc.structures import BoxList, ImageBatch
 
 BACKGROUND = 0
 IGNORED = -1
@@ -31,17 +32,6 @@ class RetinaNetLossSettings:
     beta: float = 0.11
     box_weight: float = 4.0
     straddle: float = -1
-
-
-@dataclass(frozen=True)
-class RetinaNetDetectSettings:
-    """Per level the ``pre_nms_top_n`` best class scores above ``score_threshold`` are decoded; after NMS
-    per class at ``nms_threshold`` the best ``max_detections`` of an image remain."""
-
-    score_threshold: float = 0.05
-    pre_nms_top_n: int = 1000
-    nms_threshold: float = 0.4
-    max_detections: int = 100
 
 
 def _conv3x3(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2d:
@@ -103,7 +93,8 @@ class RetinaNet(nn.Module):
         box_coder: BoxCoder,
         num_classes: int,
         loss: RetinaNetLossSettings,
-        detect: RetinaNetDetectSettings,
+        detect: DenseDetectSettings,
+        select: Selection,
     ) -> None:
         super().__init__()
         self.head = head
@@ -113,6 +104,7 @@ class RetinaNet(nn.Module):
         self.num_classes = num_classes
         self.loss_settings = loss
         self.detect_settings = detect
+        self.select = select
 
     @torch.no_grad()
     def assign(self, anchors: Tensor, image_size: tuple[int, int], target: BoxList) -> tuple[Tensor, Tensor]:
@@ -158,39 +150,19 @@ class RetinaNet(nn.Module):
             "loss_retina_reg": regression / (settings.box_weight * positives).clamp(min=1),
         }
 
-    def detect(self, images: ImageBatch, features: Sequence[Tensor]) -> list[BoxList]:
-        """Detections of every image, best first, with the fields ``scores`` and ``labels``, in the
-        coordinates of the images as they are in the batch."""
+    def candidates(self, images: ImageBatch, features: Sequence[Tensor]) -> list[BoxList]:
+        """What every image's detections are selected from: boxes with ``scores`` and ``labels``, clipped, in
+        the coordinates of the images as they are in the batch."""
         anchors = self.anchor_generator(features)
         all_logits, all_offsets = self.head(features)
-        logits = [per_anchor(level, self.num_classes) for level in all_logits]
+        scores = [per_anchor(level, self.num_classes).sigmoid() for level in all_logits]
         offsets = [per_anchor(level, 4) for level in all_offsets]
-        detections = []
-        for index, (height, width) in enumerate(images.image_sizes):
-            levels = [
-                self._detect_level(logits[level][index], offsets[level][index], anchors[level])
-                for level in range(len(anchors))
-            ]
-            boxes, scores, labels = (torch.cat(parts) for parts in zip(*levels, strict=True))
-            boxes = box_ops.clip(boxes, (width, height))
-            keep = ops.batched_nms(
-                boxes, scores, labels, self.detect_settings.nms_threshold, legacy_offset=True
-            )[: self.detect_settings.max_detections]
-            found = BoxList(boxes[keep], (width, height))
-            found.add_field("scores", scores[keep])
-            found.add_field("labels", labels[keep])
-            detections.append(found)
-        return detections
-
-    def _detect_level(
-        self, logits: Tensor, offsets: Tensor, anchors: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        settings = self.detect_settings
-        scores = logits.sigmoid().flatten()
-        candidates = (scores > settings.score_threshold).nonzero().squeeze(1)
-        scores = scores[candidates]
-        scores, order = scores.topk(min(settings.pre_nms_top_n, len(scores)))
-        candidates = candidates[order]
-        rows = candidates // self.num_classes
-        labels = candidates % self.num_classes + 1
-        return self.box_coder.decode(offsets[rows], anchors[rows]), scores, labels
+        found = []
+        for index, size in enumerate(images.image_sizes):
+            levels = []
+            for level, level_anchors in enumerate(anchors):
+                values, rows, labels = best_scores(scores[level][index], self.detect_settings)
+                boxes = self.box_coder.decode(offsets[level][index][rows], level_anchors[rows])
+                levels.append((boxes, values, labels))
+            found.append(as_candidates(levels, size))
+        return found
