@@ -23,6 +23,8 @@ LEGACY_CLASS_KEYS = {
     "faster_rcnn": "MODEL.ROI_BOX_HEAD.NUM_CLASSES",
 }
 LEGACY_DEFAULT = 81
+# In a yaml file: the file, relative to it, whose values it starts from.
+BASE_KEY = "_BASE_"
 # Below these nodes the user chooses the names.
 FREE_NODES = ("DATASETS.REGISTER", "MODEL.TIMM.KWARGS")
 # Lists of text that are empty by default.
@@ -33,8 +35,9 @@ def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = ())
     """Defaults, then the yaml file, then the overrides; checked and frozen.
 
     Args:
-        path: a yaml file, or None: then ``opts`` must choose at least MODEL.BACKBONE.CONV_BODY, whose default
-            is a body of the ancestors that this package does not have.
+        path: a yaml file, whose key ``_BASE_`` may name another file that it starts from; or None: then
+            ``opts`` must choose at least MODEL.BACKBONE.CONV_BODY, whose default is a body of the ancestors that
+            this package does not have.
         opts: alternating keys and values as they come from a command line,
             ``["SOLVER.BASE_LR", "0.005", "OUTPUT_DIR", "exps/x"]``.
 
@@ -45,9 +48,10 @@ def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = ())
     cfg = default_config()
     explicit: set[str] = set()
     if path is not None:
-        for key, value in _leaves(_read_yaml(path)):
-            _assign(cfg, key, value, where=f"in {path}")
-            explicit.add(key)
+        for source, tree in _with_bases(Path(path)):
+            for key, value in _leaves(tree):
+                _assign(cfg, key, value, where=f"in {source}")
+                explicit.add(key)
     if len(opts) % 2:
         raise ConfigError(
             f"overrides come in pairs KEY VALUE, but {len(opts)} words were given; the last is {opts[-1]!r}"
@@ -109,9 +113,24 @@ def with_values(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:
     return copy
 
 
-def _read_yaml(path: str | os.PathLike) -> dict:
+def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict]]:
+    """A yaml file after the files that its ``_BASE_`` leads to, each with its content."""
+    if path.resolve() in above:
+        raise ConfigError(f"config file {path} is, through {BASE_KEY}, its own base; remove one of them")
+    if above and not path.is_file():
+        raise ConfigError(f"config file {path}, the {BASE_KEY} of {above[-1]}, does not exist")
+    tree = _read_yaml(path)
+    base = tree.pop(BASE_KEY, None)
+    if base is not None and not isinstance(base, str):
+        raise ConfigError(f"{BASE_KEY} in {path} must be the name of one yaml file, not {base!r}")
+    if base is not None:
+        yield from _with_bases(path.parent / base, (*above, path.resolve()))
+    yield path, tree
+
+
+def _read_yaml(path: Path) -> dict:
     try:
-        with Path(path).open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8") as stream:
             content = yaml.safe_load(stream)
     except FileNotFoundError:
         raise ConfigError(f"config file {path} does not exist") from None
