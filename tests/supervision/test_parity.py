@@ -1,4 +1,4 @@
-"""RetinaNet R-50, plain and in both steps, against numbers of the original implementation."""
+"""Every recorded configuration, plain and in both steps, against numbers of the original implementation."""
 
 import importlib.util
 import json
@@ -13,32 +13,41 @@ from labelenc.modeling import build_detector
 from labelenc.structures import BoxList, ImageBatch
 from labelenc.supervision import LabelEncStep1, LabelEncStep2
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs/retinanet/retinanet_R-50-FPN_1x.yaml"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+RECORDED = (
+    "retinanet/retinanet_R-50-FPN_1x",
+    "retinanet/retinanet_dcnv2_R-101-FPN_2x",
+    "fcos/fcos_R_50_FPN_1x",
+    "fcos/fcos_imprv_R_50_FPN_1x",
+    "e2e_faster_rcnn_R_50_FPN_1x",
+)
+# As in the records: every candidate is sampled, so nothing is left to chance.
+SAMPLE_ALL = ["MODEL.RPN.BATCH_SIZE_PER_IMAGE", "100000", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "100000"]
 NAMES = {"distance loss": "loss_distance", "auxiliary loss": "loss_auxiliary"}
 RECORDS = {"plain": "train", "step1": "train_aug_false", "step2": "train"}
 
 
 @pytest.fixture(scope="module")
-def parity(shared_dir):
-    return shared_dir / "parity"
-
-
-@pytest.fixture(scope="module")
-def recipe(parity):
-    spec = importlib.util.spec_from_file_location("parity_recipe", parity / "recipe.py")
+def recipe(shared_dir):
+    spec = importlib.util.spec_from_file_location("parity_recipe", shared_dir / "parity/recipe.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-@pytest.fixture(scope="module")
-def record(parity):
-    return json.loads((parity / "retinanet_R-50-FPN_1x.json").read_text())
+@pytest.fixture(scope="module", params=RECORDED)
+def config(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def cfg():
-    return load_config(CONFIG, ["MODEL.DEVICE", "cpu"])
+def record(shared_dir, config):
+    return json.loads((shared_dir / "parity" / f"{config.split('/')[-1]}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def cfg(config):
+    return load_config(CONFIGS / f"{config}.yaml", ["MODEL.DEVICE", "cpu", *SAMPLE_ALL])
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +71,11 @@ def build(kind, cfg, recipe, record):
     state = model.state_dict()
     assert {name: list(tensor.shape) for name, tensor in state.items()} == expected["state_dict"]
     model.load_state_dict(recipe.deterministic_weights(state), strict=True)
-    total = sum(tensor.double().sum().item() for tensor in model.state_dict().values())
-    assert total == pytest.approx(expected["weights_checksum"], rel=1e-6)
+    tensors = [tensor.double() for tensor in model.state_dict().values()]
+    assert sum(t.sum().item() for t in tensors) == pytest.approx(expected["weights_checksum"], rel=1e-6)
+    assert sum(t.abs().sum().item() for t in tensors) == pytest.approx(
+        expected["weights_abs_checksum"], rel=1e-6
+    )
     return model
 
 
@@ -79,7 +91,7 @@ def trained(request, cfg, recipe, record, inputs):
 
 def watch(model):
     """Keep the outputs of the parts that the records describe; a hook must return None."""
-    seen = {"head": []}
+    seen = {"rpn_head_outputs": [], "roi_predictor_outputs": []}
     parts = {"backbone_body": "backbone.body", "backbone_fpn": "backbone.fpn"}
     if hasattr(model, "label_encoding_function"):
         parts["label_encoding_body"] = "label_encoding_function.body"
@@ -92,11 +104,16 @@ def watch(model):
         return hook
 
     def keep_head(_module, _inputs, output):
-        seen["head"].append([level.detach() for part in output for level in part])
+        seen["rpn_head_outputs"].append([level.detach() for part in output for level in part])
+
+    def keep_predictor(_module, _inputs, output):
+        seen["roi_predictor_outputs"].append([part.detach() for part in output])
 
     for name, path in parts.items():
         model.get_submodule(path).register_forward_hook(keep(name))
     model.rpn.head.register_forward_hook(keep_head)
+    if model.roi_heads is not None:
+        model.roi_heads.box.predictor.register_forward_hook(keep_predictor)
     return seen
 
 
@@ -122,9 +139,10 @@ def test_features_and_head_outputs(trained):
     for name, levels in features.items():
         for level, statistics in zip(seen[name], levels, strict=True):
             assert_statistics(level, statistics)
-    for call, statistics in zip(seen["head"], expected[RECORDS[kind]]["rpn_head_outputs"], strict=True):
-        for level, wanted in zip(call, statistics, strict=True):
-            assert_statistics(level, wanted)
+    for part in ("rpn_head_outputs", "roi_predictor_outputs"):
+        for call, statistics in zip(seen[part], expected[RECORDS[kind]].get(part, []), strict=True):
+            for level, wanted in zip(call, statistics, strict=True):
+                assert_statistics(level, wanted)
 
 
 def test_gradient_norms(trained):
