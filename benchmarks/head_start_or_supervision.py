@@ -88,7 +88,7 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "command": shlex.join(["python", *sys.argv]),
         "config_file": args.config_file,
-        "config": Path(args.config_file).read_text(encoding="utf-8"),
+        "config": cfg.dump(),
         "versions": {"labelenc": labelenc.__version__, "torch": torch.__version__},
         "device": f"{cfg.MODEL.DEVICE}, {platform.machine()}, {torch.get_num_threads()} threads",
         "seeds": results,

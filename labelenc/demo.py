@@ -195,7 +195,7 @@ def _encoding_pictures(cfg: CfgNode, info: DatasetInfo, batch: Batch) -> list[tu
     cfg = with_num_classes(cfg, info.num_classes, info.name)
     model = LabelEncStep1(cfg).eval()
     model.load_state_dict(engine.load_file(Path(cfg.OUTPUT_DIR) / "model_final.pth")["model"])
-    images = pipeline.prepare(cfg, batch)
+    images = pipeline.prepare(cfg, batch.images)
     size = images.tensors.shape[-2:]
     labels = [target.get_field("labels") for target in batch.targets]
     maps = ops.label_map([target.bbox for target in batch.targets], labels, info.num_classes, *size)

@@ -18,6 +18,7 @@ from labelenc.engine import Checkpointer, Process, TrainingState
 from labelenc.modeling import Detector, build_detector
 from labelenc.modeling.backbone.norm import synchronise_batch_norm
 from labelenc.modeling.backbone.pretrained import load_weights
+from labelenc.modeling.views import detect_views
 from labelenc.structures import Batch, BoxList, DatasetInfo, ImageBatch
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def evaluate(cfg: CfgNode) -> Metrics:
         _check_data(cfg, train=False, test=True)
         cfg = _with_classes_of_data(cfg, cfg.DATASETS.TEST)
         model = build_detector(cfg)
-        weight = _weight_to_evaluate(cfg)
+        weight = engine.weight_to_evaluate(cfg.MODEL.WEIGHT, cfg.OUTPUT_DIR)
         load_weights(model, engine.load_file(weight), weight, complete=True)
         return _evaluate_sets(cfg, model.to(process.device), process)
 
@@ -106,7 +107,9 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
         with engine.MetricsWriter(cfg.OUTPUT_DIR, *numbers) as writer:
             metrics = engine.train(
                 state,
-                lambda batch, k: parallel(prepare(cfg, batch), batch.targets, **model.begin_iteration(k)),
+                lambda batch, k: parallel(
+                    prepare(cfg, batch.images), batch.targets, **model.begin_iteration(k)
+                ),
                 data.build_train_loader(cfg, process.world_size, process.rank, state.iteration, max_iter),
                 settings,
                 process=process,
@@ -171,40 +174,28 @@ def _announce(cfg: CfgNode, recipe: Recipe, start: int, max_iter: int) -> None:
     engine.replace_file(written, lambda stream: stream.write(cfg.dump().encode()))
     images = f"iterations {start + 1} to {max_iter} of {cfg.SOLVER.IMS_PER_BATCH} images"
     logger.info("%s: %s, seed %d, configuration in %s", recipe.kind, images, cfg.SEED, written)
-    if recipe.label_encoding is not None and max_iter <= cfg.MODEL.LABELENC.AUXILIARY_LOSS_ITERS:
-        logger.warning("MODEL.LABELENC.AUXILIARY_LOSS_ITERS reaches to the end; in the paper it ends at 8/9")
-    if recipe.extra_iters > cfg.SOLVER.MAX_ITER:
-        logger.warning(
-            "MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS exceeds MAX_ITER; in the paper it is a third"
-        )
+    advice = None
+    if recipe.kind == "step1":
+        advice = supervision.step1_advice(cfg.SOLVER.MAX_ITER, recipe.extra_iters)
+    elif recipe.kind == "step2":
+        advice = supervision.step2_advice(max_iter, cfg.MODEL.LABELENC.AUXILIARY_LOSS_ITERS)
+    if advice is not None:
+        logger.warning(advice)
 
 
-def prepare(cfg: CfgNode, batch: Batch) -> ImageBatch:
+def prepare(cfg: CfgNode, images: ImageBatch) -> ImageBatch:
     """The model's input: pixels normalised on the device, in the units that INPUT.TO_BGR255 chooses."""
     unit = 1.0 if cfg.INPUT.TO_BGR255 else 255.0
     mean, std = ([value * unit for value in values] for values in (cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD))
-    return batch.images.normalize(mean, std)
-
-
-def _weight_to_evaluate(cfg: CfgNode) -> str:
-    weight = cfg.MODEL.WEIGHT
-    if weight and not weight.startswith("catalog://"):
-        return weight
-    last = Checkpointer(cfg.OUTPUT_DIR, "baseline").last_path()
-    if last is None:
-        raise engine.CheckpointError(
-            f"nothing to evaluate: MODEL.WEIGHT is {weight!r} and {cfg.OUTPUT_DIR} holds no checkpoint; "
-            "append MODEL.WEIGHT path/to/model_final.pth"
-        )
-    return str(last)
+    return images.normalize(mean, std)
 
 
 def _final_test(cfg: CfgNode, model: Detector, process: Process, evaluated: bool) -> Metrics:
     results = {} if evaluated else _evaluate_sets(cfg, model, process)
     if isinstance(model, supervision.LabelEncStep1):
 
-        def reconstruct(images: ImageBatch, batch: Batch) -> list[BoxList]:
-            return model.reconstruct(images, batch.targets)
+        def reconstruct(batch: Batch) -> list[BoxList]:
+            return model.reconstruct(prepare(cfg, batch.images), batch.targets)
 
         results.update(_evaluate_sets(cfg, model, process, reconstruct, "_reconstruction"))
     return results
@@ -226,19 +217,27 @@ def _evaluate_sets(
     cfg: CfgNode,
     model: Detector,
     process: Process,
-    detect: Callable[[ImageBatch, Batch], list[BoxList]] | None = None,
+    detect: Callable[[Batch], list[BoxList]] | None = None,
     suffix: str = "",
 ) -> Metrics:
-    """AP on every set of DATASETS.TEST."""
+    """AP on every set of DATASETS.TEST; ``detect`` takes the place of the model's own detections."""
     metrics: Metrics = {}
-    for info, loader in data.build_test_loaders(cfg, process.world_size, process.rank):
+    rescaled = detect is None and cfg.TEST.BBOX_AUG.ENABLED
+    detect = detect or partial(_detect, cfg, model)
+    for info, loader in data.build_test_loaders(cfg, process.world_size, process.rank, rescaled):
         name = info.name + suffix
-        found = engine.run_inference(
-            model, loader, process, partial(prepare, cfg), detect, name, info.num_images
-        )
+        found = engine.run_inference(model, loader, process, detect, name, info.num_images)
         numbers = engine.on_main(partial(_score, cfg, info, name, found))
         metrics.update({f"eval/{name}/{number}": value for number, value in numbers.items()})
     return metrics
+
+
+def _detect(cfg: CfgNode, model: Detector, batch: Batch) -> list[BoxList]:
+    """Detections from the images and, with TEST.BBOX_AUG, from their other views."""
+    settings = cfg.TEST.BBOX_AUG
+    views = [(batch.images, settings.ENABLED and settings.H_FLIP)]
+    views += [(images, settings.SCALE_H_FLIP) for images in batch.rescaled or ()]
+    return detect_views(model, ((prepare(cfg, images), mirrored) for images, mirrored in views))
 
 
 def _score(cfg: CfgNode, info: DatasetInfo, name: str, found: dict[int, BoxList] | None) -> Metrics:

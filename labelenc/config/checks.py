@@ -9,6 +9,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from labelenc.config.errors import ConfigError
+from labelenc.config.two_stage_checks import check_faster_rcnn
 
 # Features of the ancestors that this package does not have: key -> the only value accepted.
 UNSUPPORTED: dict[str, Any] = {
@@ -22,7 +23,6 @@ UNSUPPORTED: dict[str, Any] = {
     "INPUT.CONTRAST": 0.0,
     "INPUT.SATURATION": 0.0,
     "INPUT.HUE": 0.0,
-    "TEST.BBOX_AUG.ENABLED": False,
     "TEST.EXPECTED_RESULTS": [],
     "AMP_VERBOSE": False,
     "MODEL.BACKBONE.USE_GN": False,
@@ -34,6 +34,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "SOLVER.LR_SCHEDULE": ("multistep", "cosine"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("norm", "value"),
+    "MODEL.FCOS.IOU_LOSS_TYPE": ("iou", "linear_iou", "giou"),
 }
 DEVICE_PATTERN = re.compile(r"^(cpu|cuda(:\d+)?)$")
 MAX_SEED = 2**31
@@ -46,6 +47,10 @@ NOT_NEGATIVE = (
     "SOLVER.MOMENTUM",
     "SOLVER.WEIGHT_DECAY",
     "MODEL.RETINANET.NUM_CONVS",
+    "MODEL.FCOS.NUM_CONVS",
+    "MODEL.FCOS.LOSS_GAMMA",
+    "MODEL.RPN.MIN_SIZE",
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO",
     "TEST.EVAL_PERIOD",
 )
 POSITIVE = (
@@ -60,11 +65,23 @@ POSITIVE = (
     "MODEL.RESNETS.BACKBONE_OUT_CHANNELS",
     "MODEL.RESNETS.RES2_OUT_CHANNELS",
     "MODEL.RESNETS.STEM_OUT_CHANNELS",
+    "MODEL.RESNETS.DEFORMABLE_GROUPS",
     "MODEL.RETINANET.SCALES_PER_OCTAVE",
+    "MODEL.FCOS.PRE_NMS_TOP_N",
+    "MODEL.RPN.PRE_NMS_TOP_N_TRAIN",
+    "MODEL.RPN.PRE_NMS_TOP_N_TEST",
+    "MODEL.RPN.POST_NMS_TOP_N_TRAIN",
+    "MODEL.RPN.POST_NMS_TOP_N_TEST",
+    "MODEL.RPN.FPN_POST_NMS_TOP_N_TRAIN",
+    "MODEL.RPN.FPN_POST_NMS_TOP_N_TEST",
+    "MODEL.ROI_HEADS.DETECTIONS_PER_IMG",
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
+    "MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM",
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
     "INPUT.MIN_SIZE_TEST",
     "INPUT.MAX_SIZE_TEST",
     "INPUT.MAX_SIZE_TRAIN",
+    "TEST.BBOX_AUG.MAX_SIZE",
 )
 
 
@@ -72,9 +89,14 @@ def check_config(cfg: CfgNode, kind: str) -> None:
     """Raise ConfigError for the first thing in ``cfg`` that cannot work; ``kind`` is the detector."""
     _check_features(cfg)
     _check_values(cfg)
+    _check_deformable(cfg)
     _check_input(cfg)
     if kind == "retinanet":
         _check_retinanet(cfg)
+    if kind == "fcos":
+        _check_fcos(cfg)
+    if kind == "faster_rcnn":
+        check_faster_rcnn(cfg)
 
 
 def _value(cfg: CfgNode, key: str) -> Any:
@@ -91,11 +113,6 @@ def _check_features(cfg: CfgNode) -> None:
                 f"{key} is {_value(cfg, key)!r}, but labelenc does not have this feature; "
                 f"set it to {accepted!r}"
             )
-    if any(cfg.MODEL.RESNETS.STAGE_WITH_DCN):
-        raise ConfigError(
-            "MODEL.RESNETS.STAGE_WITH_DCN asks for deformable convolutions, which this version does not "
-            "have; set it to (False, False, False, False)"
-        )
     _check_body(cfg)
 
 
@@ -126,6 +143,30 @@ def _check_body(cfg: CfgNode) -> None:
         raise ConfigError(
             "MODEL.USE_SYNCBN synchronises trained batch normalisation between GPUs: it needs "
             "MODEL.RESNETS.TRANS_FUNC and STEM_FUNC …WithBatchNorm and MODEL.DEVICE cuda"
+        )
+
+
+def _check_deformable(cfg: CfgNode) -> None:
+    resnets, body = cfg.MODEL.RESNETS, cfg.MODEL.BACKBONE.CONV_BODY
+    stages = tuple(resnets.STAGE_WITH_DCN)
+    if len(stages) != 4 or not all(isinstance(stage, bool) for stage in stages):
+        raise ConfigError(
+            "MODEL.RESNETS.STAGE_WITH_DCN needs True or False for each of the four stages, such as "
+            f"(False, True, True, True), not {stages}"
+        )
+    if not any(stages):
+        return
+    if body.startswith(("timm/", "R-18-", "R-34-")):
+        raise ConfigError(
+            "MODEL.RESNETS.STAGE_WITH_DCN puts deformable convolutions into bottlenecks, which R-50, R-101 "
+            f"and R-152 have; MODEL.BACKBONE.CONV_BODY is {body!r}. Choose one of those or set "
+            "STAGE_WITH_DCN to (False, False, False, False)"
+        )
+    narrowest = resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP * 2 ** stages.index(True)
+    if narrowest % resnets.DEFORMABLE_GROUPS:
+        raise ConfigError(
+            f"MODEL.RESNETS.DEFORMABLE_GROUPS {resnets.DEFORMABLE_GROUPS} does not divide the {narrowest} "
+            f"channels of the 3x3 convolutions in stage {stages.index(True) + 1}"
         )
 
 
@@ -161,26 +202,60 @@ def _check_input(cfg: CfgNode) -> None:
         )
     if not drawn and (not sizes.MIN_SIZE_TRAIN or min(sizes.MIN_SIZE_TRAIN) <= 0):
         raise ConfigError(f"INPUT.MIN_SIZE_TRAIN needs positive sizes, not {sizes.MIN_SIZE_TRAIN}")
+    scales = cfg.TEST.BBOX_AUG.SCALES
+    if not all(isinstance(size, int) and size > 0 for size in scales):
+        raise ConfigError(f"TEST.BBOX_AUG.SCALES needs positive whole numbers (pixels), not {scales}")
 
 
 def _check_retinanet(cfg: CfgNode) -> None:
     settings = cfg.MODEL.RETINANET
-    if not 0 < settings.PRIOR_PROB < 1:
-        raise ConfigError(f"MODEL.RETINANET.PRIOR_PROB must lie between 0 and 1, not {settings.PRIOR_PROB}")
+    _check_one_stage(cfg, "RETINANET", "ANCHOR_STRIDES")
     if not settings.ASPECT_RATIOS or min(settings.ASPECT_RATIOS) <= 0:
         raise ConfigError(f"MODEL.RETINANET.ASPECT_RATIOS must be positive, not {settings.ASPECT_RATIOS}")
     sizes, strides = tuple(settings.ANCHOR_SIZES), tuple(settings.ANCHOR_STRIDES)
-    if strides not in ((8, 16, 32), (8, 16, 32, 64, 128)):
-        raise ConfigError(
-            f"MODEL.RETINANET.ANCHOR_STRIDES must be (8, 16, 32) or (8, 16, 32, 64, 128), not {strides}"
-        )
     if len(sizes) != len(strides):
         raise ConfigError(
             f"MODEL.RETINANET.ANCHOR_SIZES has {len(sizes)} entries and ANCHOR_STRIDES {len(strides)}; "
             "give one size per stride"
         )
+
+
+def _check_fcos(cfg: CfgNode) -> None:
+    settings = cfg.MODEL.FCOS
+    _check_one_stage(cfg, "FCOS", "FPN_STRIDES")
+    if not 0 <= settings.CENTER_SAMPLING_RADIUS < math.inf:
+        raise ConfigError(
+            "MODEL.FCOS.CENTER_SAMPLING_RADIUS must be 0 (off) or a positive number of strides, "
+            f"not {settings.CENTER_SAMPLING_RADIUS}"
+        )
+    for name in ("LOSS_ALPHA", "INFERENCE_TH", "NMS_TH"):
+        if not 0 <= settings[name] <= 1:
+            raise ConfigError(f"MODEL.FCOS.{name} must lie between 0 and 1, not {settings[name]}")
+    if settings.USE_DCN_IN_TOWER and not settings.NUM_CONVS:
+        raise ConfigError(
+            "MODEL.FCOS.USE_DCN_IN_TOWER makes the last convolution of the towers deformable, but "
+            "MODEL.FCOS.NUM_CONVS 0 gives them none; set it to 1 or more"
+        )
+    channels = cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS
+    if channels % 32:
+        raise ConfigError(
+            "MODEL.RESNETS.BACKBONE_OUT_CHANNELS must be a multiple of 32 for FCOS, whose towers have "
+            f"GroupNorm of 32 groups; it is {channels}"
+        )
+
+
+def _check_one_stage(cfg: CfgNode, group: str, strides_name: str) -> None:
+    """What RetinaNet and FCOS have in common; their keys lie in MODEL.``group``."""
+    settings = cfg.MODEL[group]
+    if not 0 < settings.PRIOR_PROB < 1:
+        raise ConfigError(f"MODEL.{group}.PRIOR_PROB must lie between 0 and 1, not {settings.PRIOR_PROB}")
+    strides = tuple(settings[strides_name])
+    if strides not in ((8, 16, 32), (8, 16, 32, 64, 128)):
+        raise ConfigError(
+            f"MODEL.{group}.{strides_name} must be (8, 16, 32) or (8, 16, 32, 64, 128), not {strides}"
+        )
     if not cfg.MODEL.BACKBONE.CONV_BODY.endswith("-FPN-RETINANET"):
         raise ConfigError(
-            f"RetinaNet needs P3 and up: write MODEL.BACKBONE.CONV_BODY …-FPN-RETINANET, "
+            f"MODEL.{group}_ON needs P3 and up: write MODEL.BACKBONE.CONV_BODY …-FPN-RETINANET, "
             f"not {cfg.MODEL.BACKBONE.CONV_BODY!r}"
         )

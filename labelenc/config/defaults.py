@@ -128,9 +128,12 @@ def _resnets() -> CN:
             # take 64 where this is left at 256 (see load.py).
             RES2_OUT_CHANNELS=256,
             STEM_OUT_CHANNELS=64,
+            # layer1 to layer4 with deformable convolutions in place of the 3x3; modulated ones are DCNv2.
             STAGE_WITH_DCN=(False, False, False, False),
             WITH_MODULATED_DCN=False,
             DEFORMABLE_GROUPS=1,
+            # New: offsets start at zero, as in later detectors, not at random as for the published models.
+            ZERO_INIT_OFFSETS=False,
         )
     )
 
@@ -203,6 +206,9 @@ def _rpn() -> CN:
             MIN_SIZE=0,
             FPN_POST_NMS_TOP_N_TRAIN=2000,
             FPN_POST_NMS_TOP_N_TEST=2000,
+            # New: FPN_POST_NMS_TOP_N_TRAIN counts over all images that a process trains on at a time (True),
+            # or per image (False).
+            FPN_POST_NMS_PER_BATCH=True,
             RPN_HEAD="SingleConvRPNHead",
         )
     )
@@ -326,5 +332,8 @@ def _test() -> CN:
             EVAL_PERIOD=0,
         )
     )
+    # Test-time augmentation: besides the image at INPUT.MIN_SIZE_TEST, its mirror image (H_FLIP), the image
+    # at each shorter side of SCALES with MAX_SIZE for the longer one, and their mirror images (SCALE_H_FLIP)
+    # are detected on, and the detections chosen from all together. Nothing of it without ENABLED.
     test.BBOX_AUG = CN(dict(ENABLED=False, H_FLIP=False, SCALES=(), MAX_SIZE=4000, SCALE_H_FLIP=False))
     return test

@@ -72,16 +72,17 @@ def build_train_loader(
 
 
 def build_test_loaders(
-    cfg: CfgNode, num_replicas: int, rank: int
+    cfg: CfgNode, num_replicas: int, rank: int, rescaled: bool = False
 ) -> list[tuple[DatasetInfo, DataLoader[Batch]]]:
     """One loader for each set of DATASETS.TEST; over all processes every image comes exactly once.
 
     Processes may have different numbers of batches. Each batch holds at most TEST.IMS_PER_BATCH //
-    num_replicas images (at least one).
+    num_replicas images (at least one). With `rescaled` it also has the images at the sizes of
+    TEST.BBOX_AUG.SCALES, if there are any.
     """
     loaders: list[tuple[DatasetInfo, DataLoader[Batch]]] = []
     for name in cfg.DATASETS.TEST:
-        dataset = _dataset(cfg, name, training=False)
+        dataset = _dataset(cfg, name, training=False, rescaled=rescaled)
         groups = dataset.aspect_groups() if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
         batch_size = max(cfg.TEST.IMS_PER_BATCH // num_replicas, 1)
         sampler = TestBatchSampler(groups, len(dataset), batch_size, num_replicas, rank)
@@ -166,13 +167,14 @@ def _category_difference(one: Annotations, other: Annotations) -> str | None:
     )
 
 
-def _dataset(cfg: CfgNode, name: str, training: bool) -> CocoDataset:
+def _dataset(cfg: CfgNode, name: str, training: bool, rescaled: bool = False) -> CocoDataset:
     return CocoDataset(
         _load(cfg, name),
         _image_dir(cfg, name),
         _transform(cfg, training),
         training,
         _annotation_file(cfg, name),
+        _rescale(cfg) if rescaled else None,
     )
 
 
@@ -182,6 +184,11 @@ def _transform(cfg: CfgNode, training: bool) -> Transform:
     low, high = cfg.INPUT.MIN_SIZE_RANGE_TRAIN
     sizes = tuple(cfg.INPUT.MIN_SIZE_TRAIN) if low == -1 else tuple(range(low, high + 1))
     return Transform(sizes, cfg.INPUT.MAX_SIZE_TRAIN, _FLIP_PROBABILITY, cfg.INPUT.TO_BGR255)
+
+
+def _rescale(cfg: CfgNode) -> list[Transform] | None:
+    longest, bgr = cfg.TEST.BBOX_AUG.MAX_SIZE, cfg.INPUT.TO_BGR255
+    return [Transform((size,), longest, bgr=bgr) for size in cfg.TEST.BBOX_AUG.SCALES] or None
 
 
 def _share(images: int, num_replicas: int, key: str) -> int:
@@ -211,11 +218,13 @@ def collate(samples: Sequence[Sample | DataError], size_divisibility: int) -> Ba
     for sample in samples:
         if isinstance(sample, DataError):
             return sample
+    rescaled = zip(*(sample.rescaled or [] for sample in good), strict=True)
     return Batch(
         images=ImageBatch.from_tensors([sample.image for sample in good], size_divisibility),
         targets=[sample.target for sample in good],
         image_ids=[sample.image_id for sample in good],
         original_sizes=[sample.original_size for sample in good],
+        rescaled=[ImageBatch.from_tensors(same_size, size_divisibility) for same_size in rescaled] or None,
     )
 
 

@@ -31,12 +31,14 @@ class Sample:
         target: boxes in the coordinates of `image`, field "labels".
         image_id: id in the annotation file.
         original_size: (width, height) of the file.
+        rescaled: the image at other sizes, uint8 (3, h', w') each.
     """
 
     image: Tensor
     target: BoxList
     image_id: int
     original_size: tuple[int, int]
+    rescaled: list[Tensor] | None = None
 
 
 def decode_image(path: str) -> np.ndarray | None:
@@ -102,6 +104,7 @@ class CocoDataset(Dataset[Sample]):
         transform: applied to every image and its boxes.
         training: leave out images without boxes.
         annotation_file: the COCO file, for the evaluator; None where there is none.
+        rescale: further transforms, without random choices, whose images samples carry as `rescaled`.
     """
 
     def __init__(
@@ -111,9 +114,10 @@ class CocoDataset(Dataset[Sample]):
         transform: Transform,
         training: bool,
         annotation_file: str | None = None,
+        rescale: Sequence[Transform] | None = None,
     ) -> None:
         self._annotations = annotations.require_sound()
-        self.image_dir, self.transform = image_dir, transform
+        self.image_dir, self.transform, self.rescale = image_dir, transform, rescale
         counts = np.diff(annotations.offsets)
         self._rows = np.flatnonzero(counts > 0) if training else np.arange(len(annotations))
         self.image_ids: list[int] = annotations.image_ids[self._rows].tolist()
@@ -186,8 +190,12 @@ class CocoDataset(Dataset[Sample]):
         image_id, size = self.image_ids[index], self.size(index)
         pixels = read_image(self.image_path(index), size, f"{self.info.name}, image {image_id}")
         image = torch.from_numpy(pixels).permute(2, 0, 1)
-        image, target = self.transform(image, self.targets(index), generator)
-        return Sample(image, target, image_id, size)
+        boxes = self.targets(index)
+        rescaled = None
+        if self.rescale is not None:
+            rescaled = [transform(image, boxes, None)[0] for transform in self.rescale]
+        image, target = self.transform(image, boxes, generator)
+        return Sample(image, target, image_id, size, rescaled)
 
 
 class ConcatenatedDataset(Dataset[Sample]):

@@ -1,6 +1,6 @@
 """The training engine: loop, optimizer, checkpoints, processes, logging, inference."""
 
-from labelenc.engine.checkpoint import Checkpointer, TrainingState
+from labelenc.engine.checkpoint import Checkpointer, TrainingState, weight_to_evaluate
 from labelenc.engine.distributed import (
     ParallelModel,
     Process,
@@ -46,4 +46,5 @@ __all__ = [
     "setup_distributed",
     "setup_logging",
     "train",
+    "weight_to_evaluate",
 ]

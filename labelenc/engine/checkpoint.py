@@ -230,3 +230,17 @@ class Checkpointer:
         if not others:
             return f"{self.output_dir} has no other checkpoint: remove {marker} to start from the beginning."
         return f"To resume from another one, write its name into {marker}: {', '.join(others)}."
+
+
+def weight_to_evaluate(weight: str, output_dir: str | Path) -> str:
+    """The file to evaluate: ``weight``, or where that is empty or a ``catalog://`` name (meant for training)
+    the newest checkpoint of ``output_dir``. CheckpointError if there is neither."""
+    if weight and not weight.startswith("catalog://"):
+        return weight
+    last = Checkpointer(output_dir, "baseline").last_path()
+    if last is None:
+        raise CheckpointError(
+            f"nothing to evaluate: MODEL.WEIGHT is {weight!r} and {output_dir} holds no checkpoint; "
+            "append MODEL.WEIGHT path/to/model_final.pth"
+        )
+    return str(last)

@@ -11,28 +11,24 @@ from torch import nn
 from tqdm import tqdm
 
 from labelenc.engine.distributed import Process, broadcast_batch_norm, broadcast_object, gather_objects
-from labelenc.structures import Batch, BoxList, ImageBatch
-
-Detect = Callable[[ImageBatch, Batch], list[BoxList]]
+from labelenc.structures import Batch, BoxList
 
 
 def run_inference(
     model: nn.Module,
     loader: Iterable[Batch],
     process: Process,
-    prepare: Callable[[Batch], ImageBatch],
-    detect: Detect | None = None,
+    detect: Callable[[Batch], list[BoxList]],
     description: str = "inference",
     num_images: int | None = None,
 ) -> dict[int, BoxList] | None:
     """Detect on every image of ``loader``; each process passes its own share of the images.
 
     Args:
-        model: the bare model; put into eval mode for the run and back afterwards.
+        model: the bare model that ``detect`` uses; put into eval mode for the run and back afterwards.
         loader: batches of uint8 images; shares may differ in length and may be empty.
         process: this process.
-        prepare: turns a batch that is on the device already into the model's input.
-        detect: detections of one batch in the coordinates of its resized images; None is ``model(images)``.
+        detect: detections of a batch that is on the device already, in the coordinates of its ``images``.
         description: label of the progress bar, shown on a terminal only.
         num_images: how many images all processes together must deliver; None skips the check.
 
@@ -50,7 +46,9 @@ def run_inference(
         with torch.no_grad():
             hidden = process.rank != 0 or not sys.stderr.isatty()
             for batch in tqdm(loader, desc=description, disable=hidden, leave=False):
-                found.extend(_detect_batch(model, batch, process, prepare, detect))
+                batch = batch.to(process.device, non_blocking=True)
+                described = zip(batch.image_ids, batch.original_sizes, detect(batch), strict=True)
+                found += [(image_id, boxes.resize(size).to("cpu")) for image_id, size, boxes in described]
     finally:
         model.train(was_training)
     shares = gather_objects(found)
@@ -60,20 +58,6 @@ def run_inference(
     if complaint is not None:
         raise RuntimeError(complaint)
     return None if pairs is None else dict(pairs)
-
-
-def _detect_batch(
-    model: nn.Module,
-    batch: Batch,
-    process: Process,
-    prepare: Callable[[Batch], ImageBatch],
-    detect: Detect | None,
-) -> list[tuple[int, BoxList]]:
-    batch = batch.to(process.device, non_blocking=True)
-    images = prepare(batch)
-    detections = model(images) if detect is None else detect(images, batch)
-    described = zip(batch.image_ids, batch.original_sizes, detections, strict=True)
-    return [(image_id, boxes.resize(size).to("cpu")) for image_id, size, boxes in described]
 
 
 def _complaint(pairs: list[tuple[int, BoxList]], num_images: int | None) -> str | None:

@@ -1,15 +1,24 @@
-"""From a configuration to a detector. The table here is the registry of dense heads."""
+"""From a configuration to a detector. The tables here are the registry of heads."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from yacs.config import CfgNode
 
 from labelenc.config import ConfigError, detector_kind
 from labelenc.modeling.backbone.build import build_backbone
-from labelenc.modeling.dense.build import build_retinanet
+from labelenc.modeling.dense.build import build_fcos, build_retinanet, build_rpn
 from labelenc.modeling.detector import Detector, DetectorParts
+from labelenc.modeling.roi.build import build_roi_heads
 
-DENSE_HEADS = {"retinanet": build_retinanet}
+DENSE_HEADS: dict[str, Callable[[CfgNode], Any]] = {
+    "retinanet": build_retinanet,
+    "fcos": build_fcos,
+    "faster_rcnn": build_rpn,
+}
+ROI_HEADS = {"faster_rcnn": build_roi_heads}
 
 
 def build_detector(cfg: CfgNode) -> Detector:
@@ -20,13 +29,9 @@ def build_detector(cfg: CfgNode) -> Detector:
 def build_parts(cfg: CfgNode) -> DetectorParts:
     """What a detector consists of; ConfigError where the configuration's values don't make one."""
     kind = detector_kind(cfg)
-    if kind not in DENSE_HEADS:
-        raise ConfigError(
-            f"this version trains {', '.join(DENSE_HEADS)}; the configuration asks for {kind} "
-            "(MODEL.RETINANET_ON True chooses RetinaNet)"
-        )
     try:
-        return DetectorParts(build_backbone(cfg), DENSE_HEADS[kind](cfg))
+        roi_heads = ROI_HEADS[kind](cfg) if kind in ROI_HEADS else None
+        return DetectorParts(build_backbone(cfg), DENSE_HEADS[kind](cfg), roi_heads)
     except ConfigError:
         raise
     except ValueError as error:

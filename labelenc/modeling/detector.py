@@ -1,4 +1,4 @@
-"""The detector: a backbone, a dense head, and for two-stage models a box head."""
+"""The detector: a backbone, a dense head, and in two-stage models the heads of the second stage."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from labelenc.modeling.backbone.fpn import Backbone
+from labelenc.modeling.dense.fcos import FCOS
 from labelenc.modeling.dense.retinanet import RetinaNet
+from labelenc.modeling.dense.rpn import RPN
+from labelenc.modeling.roi.box_head import RoIHeads
 from labelenc.structures import BoxList, ImageBatch
 
 
 class DetectorParts(NamedTuple):
-    """What a detector consists of; ``rpn`` is the checkpoints' name for the dense head of every kind."""
+    """What a detector consists of; ``rpn`` is the checkpoints' name for the dense head of every kind.
+
+    ``roi_heads`` detects in the proposals of an RPN; one-stage detectors have none.
+    """
 
     backbone: Backbone
-    rpn: RetinaNet
+    rpn: RetinaNet | FCOS | RPN
+    roi_heads: RoIHeads | None = None
 
 
 class Detector(nn.Module):
@@ -26,6 +33,7 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone = parts.backbone
         self.rpn = parts.rpn
+        self.roi_heads = parts.roi_heads
 
     def forward(
         self, images: ImageBatch, targets: Sequence[BoxList] | None = None
@@ -49,7 +57,11 @@ class Detector(nn.Module):
         self, images: ImageBatch, features: Sequence[Tensor], targets: Sequence[BoxList]
     ) -> dict[str, Tensor]:
         """The detection losses of pyramid features, be they of the images or encodings of the labels."""
-        return self.rpn.losses(images, features, targets)
+        if not isinstance(self.rpn, RPN):
+            return self.rpn.losses(images, features, targets)
+        assert self.roi_heads is not None
+        losses, proposals = self.rpn.losses_and_proposals(images, features, targets)
+        return {**losses, **self.roi_heads.losses(features, proposals, targets)}
 
     def detect(self, images: ImageBatch, features: Sequence[Tensor]) -> list[BoxList]:
         """Detections from pyramid features."""
@@ -60,11 +72,17 @@ class Detector(nn.Module):
 
         The two are apart so that the candidates of several views of an image can be selected from together.
         """
-        return self.rpn.candidates(images, features)
+        if not isinstance(self.rpn, RPN):
+            return self.rpn.candidates(images, features)
+        assert self.roi_heads is not None
+        return self.roi_heads.candidates(features, self.rpn.proposals(images, features))
 
     def select(self, candidates: BoxList) -> BoxList:
         """The detections among the candidates of one image, best first."""
-        return self.rpn.select(candidates)
+        if not isinstance(self.rpn, RPN):
+            return self.rpn.select(candidates)
+        assert self.roi_heads is not None
+        return self.roi_heads.select(candidates)
 
     def begin_iteration(self, iteration: int) -> dict[str, float]:
         """Keyword arguments of ``forward`` for a training iteration, counted from 0.

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labelenc.structures import box_ops
+from labelenc.modeling.box_coder import BoxCoder
+from labelenc.structures import BoxList, box_ops
 
 BELOW_LOW = -1
 BETWEEN = -2
+BACKGROUND = 0
+IGNORED = -1
 
 
 class Matcher:
@@ -44,3 +47,30 @@ class Matcher:
             rescued = (quality == best_of_truth) & (best_of_truth > 0)
             matches = torch.where(rescued.any(dim=0), index, matches)
         return matches
+
+
+@torch.no_grad()
+def assign(
+    references: Tensor, target: BoxList, labels: Tensor, matcher: Matcher, box_coder: BoxCoder
+) -> tuple[Tensor, Tensor]:
+    """What references are trained to say.
+
+    Args:
+        references: (R, 4) boxes.
+        target: G ground-truth boxes.
+        labels: (G,) int64, what a match with each of them is called.
+        matcher: references to ground truth.
+        box_coder: offsets from references to ground truth.
+
+    Returns:
+        Labels (R,) int64, of the match, BACKGROUND or IGNORED, and offsets (R, 4), 0 where there is no match.
+    """
+    matches = matcher(target.bbox, references)
+    assigned = torch.full_like(matches, BACKGROUND)
+    assigned[matches == BETWEEN] = IGNORED
+    positive = (matches >= 0).nonzero().squeeze(1)
+    matched = matches[positive]
+    assigned[positive] = labels[matched]
+    offsets = torch.zeros_like(references)
+    offsets[positive] = box_coder.encode(target.bbox[matched], references[positive])
+    return assigned, offsets

@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from . import batched_nms, label_map, library, nms, reference, sigmoid_focal_loss
+from . import batched_nms, deform_conv2d, label_map, library, nms, reference, roi_align, sigmoid_focal_loss
 
 
 def describe() -> str:
@@ -26,7 +26,7 @@ def describe() -> str:
 
 
 def self_test(device: str) -> dict[str, bool]:
-    """Name of operation -> whether it agrees with the reference on one small input."""
+    """Name of operation -> whether it gives on one small input what the reference or a closed form does."""
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(200, 2, generator=generator) * 100
     boxes = torch.cat([corners, corners + torch.rand(200, 2, generator=generator) * 40 + 1], dim=1)
@@ -44,7 +44,29 @@ def self_test(device: str) -> dict[str, bool]:
         "batched_nms": torch.equal(batched_nms(boxes, scores, groups, 0.5, True).cpu(), grouped),
         "sigmoid_focal_loss": torch.allclose(sigmoid_focal_loss(logits, groups, 2.0, 0.25).cpu(), loss),
         "label_map": torch.allclose(label_map([boxes], [groups + 1], 3, 140, 140).cpu(), drawn),
+        "roi_align": _roi_align_is_right(boxes),
+        "deform_conv2d": _deform_conv_is_right(device, generator),
     }
+
+
+def _roi_align_is_right(boxes: torch.Tensor) -> bool:
+    """A map whose cells hold their column: one bin gives the middle of a box."""
+    columns = torch.arange(160.0, device=boxes.device).expand(1, 1, 160, 160)
+    rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
+    found = roi_align(columns, rois, (1, 1), 1.0, 2)
+    return torch.allclose(found.flatten(), (boxes[:, 0] + boxes[:, 2]) / 2, rtol=1e-5)
+
+
+def _deform_conv_is_right(device: str, generator: torch.Generator) -> bool:
+    """One tap on an image whose pixels hold ``10 row + column``: an offset adds ``10 dy + dx`` to it."""
+    image = (10 * torch.arange(20.0)[:, None] + torch.arange(20.0)).expand(1, 1, 20, 20)
+    offset = torch.rand(1, 2, 20, 20, generator=generator) * torch.arange(20.0).flip(0).clamp(max=1)
+    offset[:, :, -1] = 0
+    mask = torch.rand(1, 1, 20, 20, generator=generator)
+    expected = mask * (image + 10 * offset[:, :1] + offset[:, 1:])
+    image, offset, mask = (t.to(device) for t in (image, offset, mask))
+    found = deform_conv2d(image, offset, mask, torch.ones(1, 1, 1, 1, device=device), None)
+    return torch.allclose(found.cpu(), expected, rtol=1e-5)
 
 
 def main() -> int:

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 FLT_MIN = torch.finfo(torch.float32).tiny
+# Corners of samples that ROIAlign looks up at once, 12 bytes each and about as much again on the way.
+CORNERS_AT_ONCE = 1 << 23
 
 
 def box_iou_one_to_many(box: Tensor, others: Tensor, legacy_offset: bool) -> Tensor:
@@ -89,3 +92,137 @@ def label_map(
             channel = out[image, int(image_labels[i]) - 1]
             torch.maximum(channel, value, out=channel)
     return out
+
+
+def roi_align(
+    features: Tensor, rois: Tensor, output_size: tuple[int, int], spatial_scale: float, sampling_ratio: int
+) -> Tensor:
+    """Mean of bilinear samples in every bin of every RoI -> (K, C, *output_size); He et al. 2017, section 3.
+
+    Features are (N, C, H, W), RoIs (K, 5) an image index and xyxy in image pixels, taken without a half-pixel
+    shift and at least one cell wide and high. Each axis of a bin has ``sampling_ratio`` samples, with 0 one
+    for every cell or part of one. A sample before -1 or beyond H or W is 0, others are moved onto the map. An
+    RoI that is not finite gives 0.
+    """
+    channels = features.shape[1]
+    compute_type = torch.float64 if features.dtype == torch.float64 else torch.float32
+    cells = features.permute(0, 2, 3, 1).reshape(-1, channels).to(compute_type)
+    images, boxes = rois.detach()[:, 0].int(), rois.detach()[:, 1:].to(compute_type)
+    finite = boxes.isfinite().all(dim=1, keepdim=True)
+    boxes = torch.where(finite, boxes * spatial_scale, -9.0)
+    starts = boxes[:, [1, 0]]
+    bins = (boxes[:, [3, 2]] - starts).clamp(min=1) / boxes.new_tensor(output_size)
+    grids = torch.full_like(bins, sampling_ratio) if sampling_ratio else bins.ceil()
+    corners = 4 * output_size[0] * output_size[1] * grids.double().prod(dim=1)
+    portions = (corners.cumsum(0) / CORNERS_AT_ONCE).long().unique_consecutive(return_counts=True)[1].tolist()
+    parts = zip(*(t.split(portions) for t in (images, starts, bins, grids)), strict=True)
+    pooled = [_roi_align_portion(cells, part, output_size, features.shape[2:]) for part in parts]
+    if not pooled:
+        # Still a function of the features, as backward() expects of a loss.
+        return features[:0, :, :1, :1].expand(0, channels, *output_size)
+    return (pooled[0] if len(pooled) == 1 else torch.cat(pooled)).to(features.dtype)
+
+
+def _roi_align_portion(
+    cells: Tensor, rois: tuple[Tensor, ...], output_size: tuple[int, int], map_size: torch.Size
+) -> Tensor:
+    """RoIs (image; start, size of a bin, samples per bin, each vertical and horizontal) -> (K, C, h, w).
+
+    RoIs with equally many samples are prepared together. Every value is then a weighted sum of ``cells``
+    (positions, C), which one operation gathers and adds up.
+    """
+    images, starts, bins, grids = rois
+    different, kind = grids.unique(dim=0, return_inverse=True)
+    indices, weights, lengths = [], [], []
+    for number, (rows, columns) in enumerate(different.int().tolist()):
+        chosen = torch.nonzero(kind == number)[:, 0]
+        start, size = starts[chosen], bins[chosen]
+        y, y_weight = _axis_samples(start[:, 0], size[:, 0], output_size[0], rows, map_size[0])
+        x, x_weight = _axis_samples(start[:, 1], size[:, 1], output_size[1], columns, map_size[1])
+        y = y + images[chosen, None, None] * map_size[0]
+        indices.append((y[:, :, None, :, None] * map_size[1] + x[:, None, :, None, :]).flatten())
+        weights.append((y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]).flatten())
+        lengths.append(chosen.new_full((len(chosen) * y.shape[1] * x.shape[1],), 4 * rows * columns))
+    ends = torch.cat(lengths).cumsum(0)
+    begins = torch.cat([ends.new_zeros(1), ends[:-1]]).int()
+    sums = F.embedding_bag(
+        torch.cat(indices), cells, begins, mode="sum", per_sample_weights=torch.cat(weights)
+    )
+    in_order = kind.argsort(stable=True).argsort()
+    per_roi = sums.reshape(len(images), output_size[0] * output_size[1], cells.shape[1])
+    return per_roi.transpose(1, 2).index_select(0, in_order).unflatten(2, output_size)
+
+
+def _axis_samples(start: Tensor, size: Tensor, bins: int, samples: int, cells: int) -> tuple[Tensor, Tensor]:
+    """Along one axis, the cells that samples lie between, and their weights: both (K, bins, 2 samples)."""
+    step = torch.arange(samples, device=start.device, dtype=start.dtype) + 0.5
+    left = torch.arange(bins, device=start.device, dtype=start.dtype)[:, None] * size[:, None, None]
+    position = start[:, None, None] + left + step * size[:, None, None] / samples
+    on_map = (position >= -1) & (position <= cells)
+    position = position.clamp(0, cells - 1)
+    low = position.floor()
+    share = position - low
+    index = torch.stack([low, (low + 1).clamp(max=cells - 1)], dim=3).int()
+    weight = torch.stack([1 - share, share], dim=3) * (on_map.to(start.dtype) / samples)[..., None]
+    return index.flatten(2), weight.flatten(2)
+
+
+def deform_conv2d(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    deformable_groups: int,
+) -> Tensor:
+    """Convolution whose taps are moved by ``offset`` and weighed by ``mask``; Zhu et al. 2019, eq. 1.
+
+    Tap k of deformable group g lies at its place in an ordinary convolution plus (dy, dx), channels
+    ``2 (g K + k)`` and the next of ``offset``. Its value is bilinear between four pixels, where those outside
+    of the image are 0, times channel ``g K + k`` of ``mask`` (1 without a mask).
+    """
+    n, channels, height, width = x.shape
+    kernel, out_size = weight.shape[2:], offset.shape[2:]
+    compute_type = torch.float64 if x.dtype == torch.float64 else torch.float32
+    # Dimensions: n, out height, out width, kernel height, kernel width, deformable group, then the corners.
+    # So the sums over corners come as the rows of a matrix product.
+    moves = offset.to(compute_type).reshape(n, deformable_groups, *kernel, 2, *out_size)
+    moves = moves.permute(4, 0, 5, 6, 2, 3, 1)
+    ys, xs = (
+        torch.arange(out_size[axis], device=x.device)[:, None] * stride[axis]
+        + torch.arange(kernel[axis], device=x.device) * dilation[axis]
+        - padding[axis]
+        for axis in (0, 1)
+    )
+    row, y_share = _neighbours(ys[:, None, :, None, None] + moves[0], height)
+    column, x_share = _neighbours(xs[:, None, :, None] + moves[1], width)
+    shares = y_share[..., :, None] * x_share[..., None, :]
+    if mask is not None:
+        mask = mask.to(compute_type).reshape(n, deformable_groups, *kernel, *out_size)
+        shares = shares * mask.permute(0, 4, 5, 2, 3, 1)[..., None, None]
+    cell = row[..., :, None] * width + column[..., None, :]
+    cell += torch.arange(n, device=x.device).view(n, *[1] * 7) * (height * width)
+    cell = cell * deformable_groups + torch.arange(deformable_groups, device=x.device)[:, None, None]
+    cells = x.to(compute_type).permute(0, 2, 3, 1).reshape(-1, channels // deformable_groups)
+    columns = F.embedding_bag(
+        cell.reshape(-1, 4), cells, mode="sum", per_sample_weights=shares.reshape(-1, 4)
+    )
+    columns = columns.reshape(-1, kernel.numel(), groups, channels // groups).permute(2, 0, 1, 3).flatten(2)
+    matrix = weight.to(compute_type).unflatten(0, (groups, -1)).flatten(3).permute(0, 3, 2, 1).flatten(1, 2)
+    out = torch.bmm(columns, matrix).transpose(0, 1).reshape(n, *out_size, len(weight))
+    if bias is not None:
+        out = out + bias
+    return out.permute(0, 3, 1, 2).to(x.dtype).contiguous()
+
+
+def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Along one axis, the two cells that a position lies between, and their shares: 0 for one off the map."""
+    position = position.clamp(-1, size)
+    low = position.floor()
+    index = torch.stack([low, low + 1], dim=-1).long()
+    share = torch.stack([low + 1 - position, position - low], dim=-1)
+    return index.clamp(0, size - 1), share * ((index >= 0) & (index < size))

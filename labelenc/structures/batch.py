@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -16,27 +18,29 @@ class Batch:
 
     ``images`` holds uint8 pixels; ``targets`` are in the coordinates of the resized images, with the field
     ``labels``, and may be empty; ``original_sizes`` are the (width, height) of the image files.
+    ``rescaled`` holds the same images at other sizes, one batch per size, for test-time augmentation.
     """
 
     images: ImageBatch
     targets: list[BoxList]
     image_ids: list[int]
     original_sizes: list[tuple[int, int]]
+    rescaled: list[ImageBatch] | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        return Batch(
-            self.images.to(device, non_blocking),
-            [target.to(device, non_blocking) for target in self.targets],
-            self.image_ids,
-            self.original_sizes,
-        )
+        return self._with_tensors(lambda holder: holder.to(device, non_blocking))
 
     def pin_memory(self) -> Batch:
+        return self._with_tensors(lambda holder: holder.pin_memory())
+
+    def _with_tensors(self, change: Callable[[Any], Any]) -> Batch:
+        """The batch after ``change`` of everything in it that holds tensors."""
         return Batch(
-            self.images.pin_memory(),
-            [target.pin_memory() for target in self.targets],
+            change(self.images),
+            [change(target) for target in self.targets],
             self.image_ids,
             self.original_sizes,
+            None if self.rescaled is None else [change(images) for images in self.rescaled],
         )
 
 

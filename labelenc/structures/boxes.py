@@ -84,6 +84,20 @@ class BoxList:
         new._fields = {k: v[index] for k, v in self._fields.items()}
         return new
 
+    @classmethod
+    def cat(cls, lists: Sequence[BoxList]) -> BoxList:
+        """The boxes of several lists of one image, one after the other.
+
+        ValueError unless all have the same image size, mode and fields.
+        """
+        kinds = {(boxes.size, boxes.mode, tuple(sorted(boxes.fields()))) for boxes in lists}
+        if len(kinds) != 1:
+            raise ValueError(f"lists to join must agree in image size, mode and fields, not {kinds}")
+        joined = cls(torch.cat([boxes.bbox for boxes in lists]), lists[0].size, lists[0].mode)
+        for name in lists[0].fields():
+            joined.add_field(name, torch.cat([boxes.get_field(name) for boxes in lists]))
+        return joined
+
     def convert(self, mode: str) -> BoxList:
         if mode == self.mode:
             return self

@@ -45,6 +45,13 @@ class ImageBatch:
     def pin_memory(self) -> ImageBatch:
         return ImageBatch(self.tensors.pin_memory(), self.image_sizes)
 
+    def flip_left_right(self) -> ImageBatch:
+        """Mirror every image within its own width; the padding stays at the right and bottom."""
+        flipped = torch.zeros_like(self.tensors)
+        for slot, image, (height, width) in zip(flipped, self.tensors, self.image_sizes, strict=True):
+            slot[:, :height, :width] = image[:, :height, :width].flip(-1)
+        return ImageBatch(flipped, self.image_sizes)
+
     def normalize(self, mean: Sequence[float], std: Sequence[float]) -> ImageBatch:
         """``(pixel - mean) / std`` per channel in float32, with the padding left at exactly zero."""
         shape = (1, -1, 1, 1)

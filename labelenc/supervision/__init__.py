@@ -1,6 +1,7 @@
 """LabelEnc: the label encoding function, the two training steps and what passes between them."""
 
 from labelenc.supervision.handover import HandoverError, export_label_encoding, load_label_encoding
+from labelenc.supervision.schedule import step1_advice, step2_advice
 from labelenc.supervision.step1 import LabelEncStep1
 from labelenc.supervision.step2 import LabelEncStep2
 
@@ -10,4 +11,6 @@ __all__ = [
     "LabelEncStep2",
     "export_label_encoding",
     "load_label_encoding",
+    "step1_advice",
+    "step2_advice",
 ]

@@ -11,3 +11,25 @@ def distance_loss_weight(iteration: int, warmup_iters: int) -> float:
 def auxiliary_loss_weight(iteration: int, auxiliary_iters: int) -> float:
     """Step 2: 1 for the first ``auxiliary_iters`` iterations, then 0."""
     return 1.0 if iteration < auxiliary_iters else 0.0
+
+
+def step1_advice(max_iter: int, warmup_iters: int) -> str | None:
+    """What is unusual about step 1's schedule, or None; ``max_iter`` is without the warm-up."""
+    if warmup_iters > max_iter:
+        return (
+            f"MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS {warmup_iters} exceeds MAX_ITER, in the paper a third"
+        )
+    return None
+
+
+def step2_advice(max_iter: int, auxiliary_iters: int) -> str | None:
+    """What is unusual about step 2's schedule, or None. No auxiliary loss at all is a choice."""
+    key = f"MODEL.LABELENC.AUXILIARY_LOSS_ITERS {auxiliary_iters}"
+    if auxiliary_iters >= max_iter:
+        return f"{key} reaches to the end of SOLVER.MAX_ITER {max_iter}; in the paper it is 8/9 of it"
+    if 0 < auxiliary_iters < max_iter / 2:
+        return (
+            f"{key} is less than half of SOLVER.MAX_ITER {max_iter}; in the paper it is 8/9 of it, and both "
+            "steps take the 1x schedule, also where the baseline takes 2x (configs/…_1x.yaml)"
+        )
+    return None

@@ -8,7 +8,18 @@ from labelenc.config.load import with_num_classes
 RETINANET, FCOS = "MODEL.RETINANET.NUM_CLASSES", "MODEL.FCOS.NUM_CLASSES"
 FASTER = "MODEL.ROI_BOX_HEAD.NUM_CLASSES"
 FCOS_ON = ["MODEL.RETINANET_ON", "False", "MODEL.FCOS_ON", "True"]
-FASTER_ON = ["MODEL.RETINANET_ON", "False", "MODEL.BACKBONE.CONV_BODY", "R-50-FPN"]
+FASTER_ON = [
+    *("MODEL.RETINANET_ON", "False", "MODEL.BACKBONE.CONV_BODY", "R-50-FPN"),
+    *("MODEL.RPN.USE_FPN", "True", "MODEL.RPN.ANCHOR_STRIDE", "(4, 8, 16, 32, 64)"),
+    *(
+        "MODEL.ROI_HEADS.USE_FPN",
+        "True",
+        "MODEL.ROI_BOX_HEAD.POOLER_SCALES",
+        "(0.25, 0.125, 0.0625, 0.03125)",
+    ),
+    *("MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR", "FPN2MLPFeatureExtractor"),
+    *("MODEL.ROI_BOX_HEAD.PREDICTOR", "FPNPredictor"),
+]
 
 
 def load(minimal, *words):
@@ -27,7 +38,9 @@ def test_without_a_word_the_ancestors_80_and_the_data_decide(minimal):
 
 
 @pytest.mark.parametrize(
-    ("switches", "key"), [([], RETINANET), (FCOS_ON, FCOS), (FASTER_ON, FASTER)], ids=lambda x: str(x)[-30:]
+    ("switches", "key"),
+    [([], RETINANET), (FCOS_ON, FCOS), (FASTER_ON, FASTER)],
+    ids=["retinanet", "fcos", "faster_rcnn"],
 )
 def test_each_detectors_legacy_key_counts_the_background(minimal, switches, key):
     assert num_classes(load(minimal, *switches, key, 21)) == 20

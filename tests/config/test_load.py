@@ -1,12 +1,8 @@
 """Files, command lines and checks of values."""
 
-from pathlib import Path
-
 import pytest
 
 from labelenc.config import ConfigError, detector_kind, load_config, num_classes, with_values
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # A file as users of maskrcnn-benchmark have it: tuples as text, floats that yaml reads as text, ints for
 # floats, lists for tuples, groups of features that are switched off.
@@ -67,14 +63,6 @@ def test_an_ancestor_style_file_works_unchanged(write_yaml):
     assert detector_kind(cfg) == "retinanet"
     # What the file does not name stays.
     assert cfg.SOLVER.GAMMA == 0.1
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda p: p.stem)
-def test_every_shipped_configuration_loads(path):
-    cfg = load_config(path)
-    assert detector_kind(cfg) == "retinanet"
-    assert cfg.DATASETS.TRAIN
-    assert cfg.DATASETS.TEST
 
 
 def test_command_line_pairs_override_the_file(write_yaml):
@@ -208,10 +196,8 @@ def test_an_unreadable_file_names_itself(tmp_path):
         ("MODEL.CLS_AGNOSTIC_BBOX_REG", "True", "False"),
         ("MODEL.META_ARCHITECTURE", "Other", "GeneralizedRCNN"),
         ("MODEL.RESNETS.RES5_DILATION", "2", "1"),
-        ("MODEL.RESNETS.STAGE_WITH_DCN", "(False, True, True, True)", "(False, False, False, False)"),
         ("INPUT.BRIGHTNESS", "0.4", "0"),
         ("INPUT.VERTICAL_FLIP_PROB_TRAIN", "0.5", "0.0"),
-        ("TEST.BBOX_AUG.ENABLED", "True", "False"),
         ("MODEL.BACKBONE.CONV_BODY", "FBNet", "R-101-FPN-RETINANET"),
         ("MODEL.BACKBONE.CONV_BODY", "R-50-C4", "R-18-FPN-RETINANET"),
     ],
@@ -241,6 +227,10 @@ def test_features_that_do_not_exist_may_be_named_but_not_switched_on(minimal, ke
         ("INPUT.MIN_SIZE_RANGE_TRAIN", "(640, 700, 800)"),
         ("INPUT.PIXEL_MEAN", "[1.0, 2.0]"),
         ("INPUT.PIXEL_STD", "[1.0, 0.0, 1.0]"),
+        ("TEST.BBOX_AUG.SCALES", "(400, 0)"),
+        ("TEST.BBOX_AUG.SCALES", "(400.5,)"),
+        ("TEST.BBOX_AUG.SCALES", "('large',)"),
+        ("TEST.BBOX_AUG.MAX_SIZE", "0"),
         ("MODEL.LABELENC.ENCODER_WIDTH", "0"),
         ("MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS", "-1"),
         ("MODEL.RETINANET.ANCHOR_STRIDES", "(4, 8, 16)"),

@@ -9,14 +9,12 @@ import torch
 from torch import nn
 
 from labelenc.engine import run_inference
-from labelenc.structures import BoxList
+from labelenc.structures import Batch, BoxList
 
 
 def test_boxes_return_in_the_coordinates_of_the_files(tiny: ModuleType) -> None:
     model = tiny.Echo()
-    predictions = run_inference(
-        model, tiny.loader(0, 3), tiny.ALONE, lambda batch: batch.images, num_images=6
-    )
+    predictions = run_inference(model, tiny.loader(0, 3), tiny.ALONE, tiny.on_images(model), num_images=6)
     assert sorted(predictions) == [0, 1, 10, 11, 20, 21]
     assert model.training
     for boxes in predictions.values():
@@ -25,31 +23,29 @@ def test_boxes_return_in_the_coordinates_of_the_files(tiny: ModuleType) -> None:
         assert boxes.bbox.tolist() == [[2.0, 3.0, 10.0, 18.0]]
 
 
-def test_detect_replaces_the_model(tiny: ModuleType) -> None:
+def test_detecting_happens_in_eval_mode_without_gradients(tiny: ModuleType) -> None:
     seen = []
+    model = nn.Identity()
 
-    class Refuses(nn.Module):
-        def forward(self, images):
-            raise AssertionError("not to be called")
-
-    model = Refuses()
-
-    def detect(images, batch) -> list[BoxList]:
-        seen.append((model.training, torch.is_grad_enabled(), images))
+    def detect(batch: Batch) -> list[BoxList]:
+        seen.append((model.training, torch.is_grad_enabled()))
         return batch.targets
 
-    predictions = run_inference(model.eval(), tiny.loader(0, 1), tiny.ALONE, lambda batch: "prepared", detect)
-    assert seen == [(False, False, "prepared")]
-    assert len(predictions) == 2
-    assert not model.training
+    for training in (True, False):
+        predictions = run_inference(model.train(training), tiny.loader(0, 1), tiny.ALONE, detect)
+        assert len(predictions) == 2
+        assert model.training == training
+    assert seen == [(False, False)] * 2
 
 
 def test_missing_and_repeated_images_are_errors(tiny: ModuleType) -> None:
+    model = tiny.Echo()
+    detect = tiny.on_images(model)
     with pytest.raises(RuntimeError, match="4 of 5 images"):
-        run_inference(tiny.Echo(), tiny.loader(0, 2), tiny.ALONE, lambda batch: batch.images, num_images=5)
+        run_inference(model, tiny.loader(0, 2), tiny.ALONE, detect, num_images=5)
     twice = [tiny.Batches()[3], tiny.Batches()[3]]
     with pytest.raises(RuntimeError, match=r"2 images were evaluated more than once \(ids \[30, 31\]\)"):
-        run_inference(tiny.Echo(), twice, tiny.ALONE, lambda batch: batch.images)
+        run_inference(model, twice, tiny.ALONE, detect)
 
 
 def test_mode_is_restored_after_an_error(tiny: ModuleType) -> None:
@@ -60,4 +56,5 @@ def test_mode_is_restored_after_an_error(tiny: ModuleType) -> None:
 
 
 def test_no_images(tiny: ModuleType) -> None:
-    assert run_inference(tiny.Echo(), [], tiny.ALONE, lambda batch: batch.images) == {}
+    model = tiny.Echo()
+    assert run_inference(model, [], tiny.ALONE, tiny.on_images(model)) == {}

@@ -209,6 +209,10 @@ class Echo(nn.Module):
         return found
 
 
+def on_images(model: nn.Module) -> Callable[[Batch], list[BoxList]]:
+    return lambda batch: model(batch.images)
+
+
 def attempt(action: Callable[[], object]) -> str:
     try:
         action()
@@ -241,13 +245,12 @@ def pair(output_dir: Path) -> None:
     found: dict = {"process": (process.rank, process.world_size)}
     found["means"] = reduce_mean({"b": torch.tensor(float(rank)), "a": torch.tensor(4.0 * rank)})
     found["gradients"], found["wrappers"] = parallel_gradients(process)
-    predictions = run_inference(Echo(), shares(rank), process, lambda batch: batch.images, num_images=8)
+    echo = Echo()
+    predictions = run_inference(echo, shares(rank), process, on_images(echo), num_images=8)
     if predictions is not None:
         found["scores"] = {key: float(boxes.get_field("scores")) for key, boxes in predictions.items()}
     found["predicts"] = predictions is not None
-    found["overlap"] = attempt(
-        lambda: run_inference(Echo(), loader(0, 1), process, lambda batch: batch.images)
-    )
+    found["overlap"] = attempt(lambda: run_inference(echo, loader(0, 1), process, on_images(echo)))
     # Different data and random numbers on each rank, once through and once with a stop in between.
     for name, stops in {"through": (10,), "stopped": (6, 10)}.items():
         for stop in stops:

@@ -27,3 +27,44 @@ def small_cfg():
         return load_config(ROOT / "configs/demo/shapes_R-18_small.yaml", words)
 
     return make
+
+
+@pytest.fixture
+def fcos_cfg(small_cfg):
+    """The same with FCOS, whose towers need 32 channels or a multiple."""
+
+    def make(*words):
+        fcos = ("MODEL.RETINANET_ON", False, "MODEL.FCOS_ON", True, "MODEL.FCOS.FPN_STRIDES", "[8, 16, 32]")
+        return small_cfg(*fcos, "MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 32, "MODEL.FCOS.NUM_CONVS", 1, *words)
+
+    return make
+
+
+@pytest.fixture
+def two_stage_cfg(small_cfg):
+    """The same with Faster R-CNN on P2 to P6, of few proposals and thin layers."""
+
+    def make(*words):
+        return small_cfg(
+            *("MODEL.RETINANET_ON", False, "MODEL.RPN_ONLY", False, "MODEL.BACKBONE.CONV_BODY", "R-18-FPN"),
+            *("MODEL.RESNETS.BACKBONE_OUT_CHANNELS", 16, "MODEL.RPN.USE_FPN", True),
+            *(
+                "MODEL.RPN.ANCHOR_STRIDE",
+                "(4, 8, 16, 32, 64)",
+                "MODEL.RPN.ANCHOR_SIZES",
+                "(8, 16, 32, 64, 128)",
+            ),
+            *("MODEL.RPN.PRE_NMS_TOP_N_TRAIN", 100, "MODEL.RPN.PRE_NMS_TOP_N_TEST", 100),
+            *(
+                "MODEL.ROI_HEADS.USE_FPN",
+                True,
+                "MODEL.ROI_BOX_HEAD.POOLER_SCALES",
+                "(0.25, 0.125, 0.0625, 0.03125)",
+            ),
+            *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 7, "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 2),
+            *("MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR", "FPN2MLPFeatureExtractor"),
+            *("MODEL.ROI_BOX_HEAD.PREDICTOR", "FPNPredictor", "MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM", 32),
+            *words,
+        )
+
+    return make

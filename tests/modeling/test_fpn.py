@@ -100,10 +100,6 @@ def test_relu_from_the_configuration(seed, small_cfg):
             ),
             (8, 16, 32, 64, 128),
         ),
-        (
-            ("MODEL.RETINANET_ON", False, "MODEL.BACKBONE.CONV_BODY", "R-18-FPN"),
-            (4, 8, 16, 32, 64),
-        ),
     ],
 )
 @torch.no_grad()
@@ -111,6 +107,12 @@ def test_the_levels_that_the_configuration_names(small_cfg, words, strides):
     backbone = build_backbone(small_cfg(*words))
     levels = backbone(torch.zeros(1, 3, 256, 384))
     assert [tuple(p.shape) for p in levels] == [(1, 64, 256 // s, 384 // s) for s in strides]
+
+
+@torch.no_grad()
+def test_the_levels_of_faster_rcnn(two_stage_cfg):
+    levels = build_backbone(two_stage_cfg())(torch.zeros(1, 3, 256, 384))
+    assert [tuple(p.shape) for p in levels] == [(1, 16, 256 // s, 384 // s) for s in (4, 8, 16, 32, 64)]
 
 
 @pytest.mark.parametrize("use_c5", [True, False])

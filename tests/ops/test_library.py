@@ -110,4 +110,4 @@ def test_self_test_passes_and_says_what_is_built() -> None:
     done = python(["-m", "labelenc.ops"], ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "compiled kernels" in done.stdout
-    assert done.stdout.count(" ok") == 4 * (2 if torch.cuda.is_available() else 1)
+    assert done.stdout.count(" ok") == 6 * (2 if torch.cuda.is_available() else 1)

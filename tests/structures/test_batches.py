@@ -49,6 +49,17 @@ def test_normalising_is_torchvisions_inside_and_zero_outside(seed):
     assert torch.equal(batch.tensors, pixels)
 
 
+def test_mirroring_stays_within_each_image(seed):
+    images = random_images([(37, 20), (12, 61), (64, 64)])
+    batch = ImageBatch.from_tensors(images, 32)
+    pixels = batch.tensors.clone()
+    mirrored = batch.flip_left_right()
+    expected = ImageBatch.from_tensors([torch.from_numpy(i.numpy()[:, :, ::-1].copy()) for i in images], 32)
+    assert torch.equal(mirrored.tensors, expected.tensors)
+    assert mirrored.image_sizes == batch.image_sizes
+    assert torch.equal(batch.tensors, pixels)
+
+
 def test_normalising_float_input_leaves_it_alone(seed):
     batch = ImageBatch(torch.rand(1, 3, 8, 8), [(4, 8)])
     before = batch.tensors.clone()
@@ -70,7 +81,8 @@ def make_batch():
     empty = BoxList([], (61, 12))
     empty.add_field("labels", torch.zeros(0, dtype=torch.int64))
     images = ImageBatch.from_tensors(random_images([(37, 20), (12, 61)]))
-    return Batch(images, [target, empty], [7, 9], [(40, 74), (122, 24)])
+    rescaled = [ImageBatch.from_tensors(random_images([(74, 40), (24, 122)]), 32)]
+    return Batch(images, [target, empty], [7, 9], [(40, 74), (122, 24)], rescaled)
 
 
 def test_moving_a_batch_moves_every_tensor(seed):
@@ -81,6 +93,9 @@ def test_moving_a_batch_moves_every_tensor(seed):
         assert target.get_field("labels").device.type == "meta"
     assert (moved.image_ids, moved.original_sizes) == ([7, 9], [(40, 74), (122, 24)])
     assert moved.images.image_sizes == [(37, 20), (12, 61)]
+    assert moved.rescaled[0].tensors.device.type == "meta"
+    assert moved.rescaled[0].image_sizes == [(74, 40), (24, 122)]
+    assert dataclasses.replace(make_batch(), rescaled=None).to("cpu").rescaled is None
     same = make_batch().to("cpu")
     assert same.targets[0].bbox.tolist() == [[1.0, 2, 3, 4]]
     assert same.targets[0].size == (20, 37)
@@ -90,6 +105,7 @@ def test_moving_a_batch_moves_every_tensor(seed):
 def test_pinning_a_batch_pins_every_tensor(seed):
     pinned = make_batch().pin_memory()
     assert pinned.images.tensors.is_pinned()
+    assert pinned.rescaled[0].tensors.is_pinned()
     assert pinned.targets[0].bbox.is_pinned()
     assert pinned.targets[0].get_field("labels").is_pinned()
     assert pinned.image_ids == [7, 9]

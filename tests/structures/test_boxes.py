@@ -156,3 +156,36 @@ def test_wrong_arguments():
         boxes.get_field("scores")
     with pytest.raises(ValueError, match="cxcywh"):
         boxes.convert("cxcywh")
+
+
+def test_joined_lists(seed):
+    parts = []
+    for count in (3, 0, 5):
+        parts.append(BoxList(random_boxes(count), SIZE))
+        parts[-1].add_field("labels", torch.arange(count))
+    joined = BoxList.cat(parts)
+    assert joined.bbox.tolist() == parts[0].bbox.tolist() + parts[2].bbox.tolist()
+    assert joined.get_field("labels").tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
+    assert (joined.size, joined.mode) == (SIZE, "xyxy")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        BoxList([], (5, 6)),
+        BoxList([], SIZE, mode="xywh"),
+        BoxList([[0.0, 0, 1, 1]], SIZE).convert("xywh"),
+    ],
+)
+def test_lists_that_do_not_fit_are_not_joined(other):
+    with pytest.raises(ValueError, match="must agree in image size, mode and fields"):
+        BoxList.cat([BoxList([], SIZE), other])
+
+
+def test_lists_with_different_fields_are_not_joined():
+    scored = BoxList([], SIZE)
+    scored.add_field("scores", torch.zeros(0))
+    with pytest.raises(ValueError, match="scores"):
+        BoxList.cat([BoxList([], SIZE), scored])
+    with pytest.raises(ValueError, match="must agree"):
+        BoxList.cat([])

@@ -10,6 +10,7 @@ import torch
 from labelenc.config import load_config
 from labelenc.engine import build_optimizer, build_scheduler
 from labelenc.modeling import build_detector
+from labelenc.modeling.dense.fcos import FCOS
 from labelenc.structures import BoxList, ImageBatch
 from labelenc.supervision import LabelEncStep1, LabelEncStep2
 
@@ -159,23 +160,33 @@ def test_frozen_parameters_and_anchor_buffers(trained):
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == set(expected["frozen_parameters"])
     buffers = dict(model.named_buffers())
-    for name, values in expected["buffers"].items():
+    for name, values in dict(expected["buffers"]).items():
         torch.testing.assert_close(buffers[name], torch.tensor(values), rtol=0, atol=1e-4)
 
 
-def test_assigned_targets(trained, inputs):
-    _, model, _, seen, expected = trained
-    images, targets = inputs
-    anchors = torch.cat(model.rpn.anchor_generator(seen["backbone_fpn"]))
-    kind = trained[0]
-    for call in expected[RECORDS[kind]]["targets"]:
-        assigned = [
-            model.rpn.assign(anchors, *pair) for pair in zip(images.image_sizes, targets, strict=True)
-        ]
-        assert [int((labels > 0).sum()) for labels, _ in assigned] == call["positive"]
-        assert [int((labels == 0).sum()) for labels, _ in assigned] == call["zero"]
-        assert [int((labels < 0).sum()) for labels, _ in assigned] == call["ignored"]
-        sums = [float(offsets[labels > 0].double().sum()) for labels, offsets in assigned]
+def dense_targets(model, images, targets, features):
+    """Labels and regression targets of the dense head, a pair per entry of a record: per image, for FCOS
+    per level with the images together."""
+    if isinstance(model.rpn, FCOS):
+        locations = model.rpn.locations(features)
+        labels, wanted = model.rpn.assign(locations, targets)
+        sizes = [len(level) for level in locations]
+        levels = zip(labels.split(sizes, dim=1), wanted.split(sizes, dim=1), strict=True)
+        return [(of_level.flatten(), sides.flatten(0, 1)) for of_level, sides in levels]
+    anchors = torch.cat(model.rpn.anchor_generator(features))
+    return [model.rpn.assign(anchors, *pair) for pair in zip(images.image_sizes, targets, strict=True)]
+
+
+def test_dense_targets(trained, inputs):
+    kind, model, _, seen, expected = trained
+    found = dense_targets(model, *inputs, seen["backbone_fpn"])
+    calls = [call for call in expected[RECORDS[kind]]["targets"] if call["what"].startswith("rpn/dense")]
+    assert len(calls) == (2 if kind == "step1" else 1)
+    for call in calls:
+        assert [int((labels > 0).sum()) for labels, _ in found] == call["positive"]
+        assert [int((labels == 0).sum()) for labels, _ in found] == call["zero"]
+        assert [int((labels < 0).sum()) for labels, _ in found] == call["ignored"]
+        sums = [float(wanted[labels > 0].double().sum()) for labels, wanted in found]
         assert sums == pytest.approx(call["reg_target_sum_over_positive"], rel=1e-4)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from labelenc.engine import build_optimizer
 from labelenc.modeling import build_detector
-from labelenc.supervision import LabelEncStep1, LabelEncStep2
+from labelenc.supervision import LabelEncStep1, LabelEncStep2, step1_advice, step2_advice
 from labelenc.supervision.adapter import build_adapter, feature_distance, normalize_level
 from labelenc.supervision.schedule import auxiliary_loss_weight, distance_loss_weight
 
@@ -71,6 +71,15 @@ def test_the_adapter_is_three_convolutions():
     adapter = build_adapter(6)
     shapes = {name: tuple(p.shape) for name, p in adapter.named_parameters()}
     assert shapes == {f"{i}.{n}": s for i in (0, 2, 4) for n, s in (("weight", (6, 6, 3, 3)), ("bias", (6,)))}
+
+
+def test_unusual_schedules_are_commented_on():
+    assert step1_advice(90000, 30000) is None
+    assert "30000 exceeds" in step1_advice(20000, 30000)
+    assert step2_advice(90000, 80000) is None
+    assert step2_advice(90000, 0) is None
+    assert "reaches to the end" in step2_advice(80000, 80000)
+    assert "configs/…_1x.yaml" in step2_advice(180000, 80000)
 
 
 def test_schedule_borders():

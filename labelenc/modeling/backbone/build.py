@@ -8,7 +8,7 @@ from functools import partial
 from torch import nn
 from yacs.config import CfgNode
 
-from labelenc.config import ConfigError
+from labelenc.config import ConfigError, detector_kind
 from labelenc.modeling.backbone.fpn import FPN, Backbone, ExtraLevelMaxPool, ExtraLevelsP6P7, plain_conv
 from labelenc.modeling.backbone.norm import FrozenBatchNorm2d, NormFactory, group_norm
 from labelenc.modeling.backbone.resnet import ResNet, ResNetSettings, conv
@@ -45,6 +45,10 @@ def build_body(cfg: CfgNode) -> ResNet | TimmBody:
         groups=resnets.NUM_GROUPS,
         width_per_group=resnets.WIDTH_PER_GROUP,
         stride_in_1x1=resnets.STRIDE_IN_1X1,
+        stage_with_dcn=tuple(resnets.STAGE_WITH_DCN),
+        modulated=resnets.WITH_MODULATED_DCN,
+        deformable_groups=resnets.DEFORMABLE_GROUPS,
+        zero_init_offsets=resnets.ZERO_INIT_OFFSETS,
     )
     return ResNet(settings, _norm_factory(cfg, suffix), freeze_at)
 
@@ -78,7 +82,8 @@ def build_fpn(cfg: CfgNode, body_channels: Sequence[int]) -> FPN:
     make_conv = partial(_fpn_conv, cfg) if cfg.MODEL.FPN.USE_GN or cfg.MODEL.FPN.USE_RELU else plain_conv
     if not cfg.MODEL.BACKBONE.CONV_BODY.endswith("-FPN-RETINANET"):
         return FPN(body_channels, out, make_conv, ExtraLevelMaxPool())
-    strides = cfg.MODEL.RETINANET.ANCHOR_STRIDES
+    is_fcos = detector_kind(cfg) == "fcos"
+    strides = cfg.MODEL.FCOS.FPN_STRIDES if is_fcos else cfg.MODEL.RETINANET.ANCHOR_STRIDES
     top_blocks = None
     if len(strides) == 5:
         from_c5 = cfg.MODEL.RETINANET.USE_C5

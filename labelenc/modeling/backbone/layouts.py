@@ -67,12 +67,17 @@ class Translation:
 
 
 def translate(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Translation:
-    """The tensors of a file under the names of a detector; those of an unknown layout as they are."""
-    for translator in TRANSLATORS:
-        found = translator(state, wanted)
-        if found is not None:
-            return found
-    return Translation("unknown layout", dict(state))
+    """The tensors of a file under the names of a detector; those of an unknown layout as they are.
+
+    An ordinary convolution goes into the deformable one that the detector has in its place.
+    """
+    translations = (translator(state, wanted) for translator in TRANSLATORS)
+    found = next((t for t in translations if t is not None), Translation("unknown layout", dict(state)))
+    for name in list(found.tensors):
+        layer, _, leaf = name.rpartition(".")
+        if name not in wanted and f"{layer}.offset.weight" in wanted:
+            found.tensors.setdefault(f"{layer}.conv.{leaf}", found.tensors.pop(name))
+    return found
 
 
 def norm_kind(wanted: Mapping[str, Tensor]) -> str:

@@ -6,10 +6,12 @@ Attribute names (``stem.conv1``, ``layer1.0.downsample.0`` …) are the checkpoi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from labelenc.modeling.backbone.deform import DeformableConv
 from labelenc.modeling.backbone.norm import NormFactory
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -17,7 +19,11 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 @dataclass(frozen=True)
 class ResNetSettings:
-    """Sizes of a body. ``res2_channels`` are the channels of C2; each stage doubles them."""
+    """Sizes of a body. ``res2_channels`` are the channels of C2; each stage doubles them.
+
+    ``stage_with_dcn`` says which stages have deformable convolutions, in place of every 3x3 of their
+    bottlenecks: ``modulated`` or not, in ``deformable_groups``, with offsets that start at zero or don't.
+    """
 
     depth: int = 50
     stem_channels: int = 64
@@ -25,6 +31,10 @@ class ResNetSettings:
     groups: int = 1
     width_per_group: int = 64
     stride_in_1x1: bool = True
+    stage_with_dcn: tuple[bool, bool, bool, bool] = (False, False, False, False)
+    modulated: bool = False
+    deformable_groups: int = 1
+    zero_init_offsets: bool = False
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -33,6 +43,23 @@ def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, grou
         in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False
     )
     nn.init.kaiming_uniform_(layer.weight, a=1)
+    return layer
+
+
+def deformable_conv(channels: int, stride: int, settings: ResNetSettings) -> DeformableConv:
+    """The deformable 3x3 of a bottleneck."""
+    layer = DeformableConv(
+        channels,
+        channels,
+        kernel=3,
+        stride=stride,
+        groups=settings.groups,
+        deformable_groups=settings.deformable_groups,
+        modulated=settings.modulated,
+        bias=False,
+    )
+    if settings.zero_init_offsets:
+        nn.init.zeros_(layer.offset.weight)
     return layer
 
 
@@ -76,10 +103,17 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1; the 3x3 may be grouped (ResNeXt). The stride sits in the first 1x1 (MSRA) or the 3x3."""
+    """1x1, 3x3, 1x1. The 3x3 may be grouped (ResNeXt) and deformable. The stride sits in the first 1x1 (MSRA)
+    or the 3x3."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, norm: NormFactory, settings: ResNetSettings
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        norm: NormFactory,
+        settings: ResNetSettings,
+        deformable: bool = False,
     ) -> None:
         super().__init__()
         widening = out_channels // settings.res2_channels
@@ -88,7 +122,11 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(in_channels, out_channels, stride, norm)
         self.conv1 = conv(in_channels, inner, 1, first)
         self.bn1 = norm(inner)
-        self.conv2 = conv(inner, inner, 3, second, settings.groups)
+        self.conv2 = (
+            deformable_conv(inner, second, settings)
+            if deformable
+            else conv(inner, inner, 3, second, settings.groups)
+        )
         self.bn2 = norm(inner)
         self.conv3 = conv(inner, out_channels, 1)
         self.bn3 = norm(out_channels)
@@ -107,21 +145,27 @@ class ResNet(nn.Module):
         settings: sizes.
         norm: makes the normalisation of a number of channels.
         freeze_at: the stem (1) and that many stages less one get no gradient; 0 or less freezes nothing.
+
+    Raises:
+        ValueError: deformable convolutions in R-18 or R-34.
     """
 
     def __init__(self, settings: ResNetSettings, norm: NormFactory, freeze_at: int) -> None:
         super().__init__()
         block = BasicBlock if settings.depth in (18, 34) else Bottleneck
+        if block is BasicBlock and any(settings.stage_with_dcn):
+            raise ValueError(f"R-{settings.depth} has no bottlenecks to put deformable convolutions in")
         self.stem = Stem(settings.stem_channels, norm)
         self.out_channels = tuple(settings.res2_channels * 2**stage for stage in range(4))
         previous = settings.stem_channels
         for stage, (channels, count) in enumerate(
             zip(self.out_channels, BLOCKS[settings.depth], strict=True)
         ):
+            make = partial(Bottleneck, deformable=True) if settings.stage_with_dcn[stage] else block
             blocks = []
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(previous, channels, stride, norm, settings))
+                blocks.append(make(previous, channels, stride, norm, settings))
                 previous = channels
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
         for part in [self.stem, *self.stages()][: max(freeze_at, 0)]:

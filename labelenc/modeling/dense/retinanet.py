@@ -13,12 +13,9 @@ from labelenc import ops
 from labelenc.modeling.box_coder import BoxCoder
 from labelenc.modeling.dense.anchors import AnchorGenerator, inside_image
 from labelenc.modeling.losses import mean_over_processes, smooth_l1_sum
-from labelenc.modeling.matching import BETWEEN, Matcher
+from labelenc.modeling.matching import IGNORED, Matcher, assign
 from labelenc.modeling.selection import DenseDetectSettings, Selection, as_candidates, best_scores
 from labelenc.structures import BoxList, ImageBatch
-
-BACKGROUND = 0
-IGNORED = -1
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,8 @@ class RetinaNetLossSettings:
     straddle: float = -1
 
 
-def _conv3x3(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2d:
+def conv3x3(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2d:
+    """A convolution of a dense head: weights from N(0, 0.01), constant ``bias``."""
     layer = nn.Conv2d(in_channels, out_channels, 3, padding=1)
     nn.init.normal_(layer.weight, std=0.01)
     layer.bias = nn.Parameter(torch.full((out_channels,), bias))
@@ -52,14 +50,14 @@ class RetinaNetHead(nn.Module):
         super().__init__()
         self.cls_tower = self._tower(channels, num_convs)
         self.bbox_tower = self._tower(channels, num_convs)
-        self.cls_logits = _conv3x3(channels, per_cell * num_classes, -math.log((1 - prior) / prior))
-        self.bbox_pred = _conv3x3(channels, per_cell * 4)
+        self.cls_logits = conv3x3(channels, per_cell * num_classes, -math.log((1 - prior) / prior))
+        self.bbox_pred = conv3x3(channels, per_cell * 4)
 
     @staticmethod
     def _tower(channels: int, num_convs: int) -> nn.Sequential:
         layers: list[nn.Module] = []
         for _ in range(num_convs):
-            layers += [_conv3x3(channels, channels), nn.ReLU()]
+            layers += [conv3x3(channels, channels), nn.ReLU()]
         return nn.Sequential(*layers)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -106,20 +104,13 @@ class RetinaNet(nn.Module):
         self.detect_settings = detect
         self.select = select
 
-    @torch.no_grad()
     def assign(self, anchors: Tensor, image_size: tuple[int, int], target: BoxList) -> tuple[Tensor, Tensor]:
         """Labels (R,) int64 (IGNORED, BACKGROUND or a class) and offsets (R, 4) of the anchors (R, 4).
 
         ``image_size`` is (height, width) without padding.
         """
-        matches = self.matcher(target.bbox, anchors)
-        positive = matches >= 0
-        labels = anchors.new_zeros(len(anchors), dtype=torch.int64)
-        labels[positive] = target.get_field("labels")[matches[positive]]
-        labels[matches == BETWEEN] = IGNORED
+        labels, offsets = assign(anchors, target, target.get_field("labels"), self.matcher, self.box_coder)
         labels[~inside_image(anchors, image_size, self.loss_settings.straddle)] = IGNORED
-        offsets = torch.zeros_like(anchors)
-        offsets[positive] = self.box_coder.encode(target.bbox[matches[positive]], anchors[positive])
         return labels, offsets
 
     def losses(

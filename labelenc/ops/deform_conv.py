@@ -1,0 +1,109 @@
+"""Deformable convolution, with and without modulation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from . import reference
+
+
+def deform_conv2d(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    deformable_groups: int = 1,
+) -> Tensor:
+    """Deformable convolution (Dai et al., ICCV 2017), modulated with a mask (Zhu et al., CVPR 2019, eq. 1).
+
+    Each tap of the kernel is read at its place in an ordinary convolution plus an offset, bilinearly between
+    four pixels of which those outside of the image are 0, and multiplied by the mask.
+
+    Args:
+        x: (N, C, H, W), any floating type and layout; half types are interpolated in float32.
+        offset: (N, 2 * deformable_groups * K, Ho, Wo) in pixels of ``x``, K = kernel height * width: channels
+            ``2 (g K + k)`` and the next are dy and dx of tap k (row by row) in deformable group g.
+        mask: (N, deformable_groups * K, Ho, Wo), factors such as the sigmoid of a convolution; channel
+            ``g K + k``. None is the unmodulated form, as if all were 1.
+        weight: (O, C / groups, kernel height, kernel width).
+        bias: (O,) or None.
+        stride, padding, dilation: of the convolution, one number or (vertical, horizontal).
+        groups: of the convolution. ``deformable_groups`` divide the channels of ``x`` anew: consecutive
+            channels that share offsets.
+
+    Returns:
+        (N, O, Ho, Wo) of the type of ``x``. Gradients reach all tensors, once. Where an offset leads exactly
+        onto a row or column, the derivative to it is the one toward larger coordinates.
+
+    Raises:
+        ValueError: on wrong shapes, types or settings.
+    """
+    strides, paddings, dilations = _pair(stride), _pair(padding), _pair(dilation)
+    _check_settings(x, weight, bias, (*strides, *dilations), groups, deformable_groups)
+    sizes = [
+        (length + 2 * pad - spread * (taps - 1) - 1) // step + 1
+        for length, pad, spread, taps, step in zip(
+            x.shape[2:], paddings, dilations, weight.shape[2:], strides, strict=True
+        )
+    ]
+    _check_fields(x, offset, mask, weight, sizes, deformable_groups)
+    return reference.deform_conv2d(
+        x, offset, mask, weight, bias, strides, paddings, dilations, groups, deformable_groups
+    )
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _check_settings(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    steps: tuple[int, ...],
+    groups: int,
+    deformable_groups: int,
+) -> None:
+    if x.dim() != 4 or weight.dim() != 4:
+        raise ValueError(
+            f"x and weight must have four dimensions, got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    if min(*steps, groups, deformable_groups) < 1:
+        raise ValueError("stride, dilation, groups and deformable_groups must be at least 1")
+    channels, out_channels = x.shape[1], weight.shape[0]
+    if channels % groups or out_channels % groups or weight.shape[1] != channels // groups:
+        raise ValueError(
+            f"weight {tuple(weight.shape)} does not fit {channels} channels in {groups} groups: it must be "
+            "(out channels, channels / groups, height, width)"
+        )
+    if channels % deformable_groups:
+        raise ValueError(f"{channels} channels do not divide into {deformable_groups} deformable groups")
+    if bias is not None and bias.shape != (out_channels,):
+        raise ValueError(f"bias must be ({out_channels},), got {tuple(bias.shape)}")
+
+
+def _check_fields(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    sizes: list[int],
+    deformable_groups: int,
+) -> None:
+    if min(sizes) < 1:
+        raise ValueError(f"x {tuple(x.shape)} is smaller than the kernel {tuple(weight.shape[2:])}")
+    count = deformable_groups * weight.shape[2] * weight.shape[3]
+    for name, field, channels in (("offset", offset, 2 * count), ("mask", mask, count)):
+        if field is not None and field.shape != (len(x), channels, *sizes):
+            raise ValueError(
+                f"{name} must be {(len(x), channels, *sizes)} for this x, kernel and number of deformable "
+                f"groups, got {tuple(field.shape)}"
+            )
+    given = [t for t in (x, offset, mask, weight) if t is not None]
+    if not all(t.is_floating_point() for t in given):
+        raise ValueError(f"all tensors must be floating point, got {[str(t.dtype) for t in given]}")

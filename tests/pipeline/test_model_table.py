@@ -1,0 +1,126 @@
+"""The published models: a stranger's file evaluates, and step 1 -> file -> step 2 -> evaluation runs.
+
+The schedule is two iterations and the images are small; weights come from the parity recipe, because a
+ResNet-101 with frozen normalisation explodes from random ones.
+"""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from labelenc import pipeline
+from labelenc.config import load_config
+from labelenc.modeling import build_detector
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+# family -> [(the config whose step 1 it takes, the config)]; the table of published models.
+TABLE = {
+    "retinanet": [
+        ("retinanet/retinanet_R-50-FPN_1x", "retinanet/retinanet_R-50-FPN_1x"),
+        ("retinanet/retinanet_R-50-FPN_1x", "retinanet/retinanet_R-101-FPN_2x"),
+        ("retinanet/retinanet_R-50-FPN_1x", "retinanet/retinanet_dcnv2_R-101-FPN_2x"),
+    ],
+    "fcos": [
+        ("fcos/fcos_R_50_FPN_1x", "fcos/fcos_R_50_FPN_1x"),
+        ("fcos/fcos_imprv_R_50_FPN_1x", "fcos/fcos_imprv_R_50_FPN_1x"),
+        ("fcos/fcos_imprv_R_50_FPN_1x", "fcos/fcos_imprv_R_101_FPN_2x"),
+        ("fcos/fcos_imprv_dcnv2_R_50_FPN_1x", "fcos/fcos_imprv_dcnv2_R_101_FPN_2x"),
+    ],
+    "faster_rcnn": [
+        ("e2e_faster_rcnn_R_50_FPN_1x", "e2e_faster_rcnn_R_50_FPN_1x"),
+        ("e2e_faster_rcnn_R_50_FPN_1x", "e2e_faster_rcnn_R_101_FPN_1x"),
+        ("e2e_faster_rcnn_R_50_FPN_1x", "e2e_faster_rcnn_dcnv2_R_101_FPN_2x"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(shared_dir):
+    spec = importlib.util.spec_from_file_location("parity_recipe", shared_dir / "parity/recipe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def few_images(shared_dir, tmp_path_factory):
+    """Four images of coco_mini80, one with a crowd box, with all 80 categories."""
+    data = shared_dir / "data/coco_mini80"
+    content = json.loads((data / "annotations/train.json").read_text())
+    crowded = [a["image_id"] for a in content["annotations"] if a["iscrowd"]][:1]
+    chosen = crowded + [i["id"] for i in content["images"] if i["id"] not in crowded][:3]
+    content["images"] = [image for image in content["images"] if image["id"] in chosen]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in chosen]
+    path = tmp_path_factory.mktemp("few") / "annotations.json"
+    path.write_text(json.dumps(content))
+    return {"few": {"images": str(data / "images"), "annotations": str(path)}}
+
+
+@pytest.fixture
+def load(few_images, tmp_path):
+    def make(config, out, *opts):
+        words = {
+            "MODEL.DEVICE": "cpu",
+            "MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS": 1,
+            "MODEL.LABELENC.AUXILIARY_LOSS_ITERS": 1,
+            "DATASETS.REGISTER": few_images,
+            "DATASETS.TRAIN": ("few",),
+            "DATASETS.TEST": ("few",),
+            "INPUT.MIN_SIZE_TRAIN": (96,),
+            "INPUT.MAX_SIZE_TRAIN": 128,
+            "INPUT.MIN_SIZE_TEST": 96,
+            "INPUT.MAX_SIZE_TEST": 128,
+            "INPUT.PIXEL_STD": [57.0, 57.0, 57.0],
+            "DATALOADER.NUM_WORKERS": 0,
+            "SOLVER.IMS_PER_BATCH": 2,
+            "SOLVER.BASE_LR": 1e-5,
+            "SOLVER.MAX_ITER": 2,
+            "SOLVER.STEPS": (),
+            "OUTPUT_DIR": tmp_path / out,
+            "SEED": 1,
+        }
+        flat = [str(word) for pair in words.items() for word in pair]
+        return load_config(CONFIGS / f"{config}.yaml", [*flat, *map(str, opts)])
+
+    return make
+
+
+@pytest.fixture
+def stranger(recipe, tmp_path):
+    """Write a detector's weights as the ancestors do: wrapped, named as under DistributedDataParallel."""
+
+    def write(cfg):
+        state = recipe.deterministic_weights(build_detector(cfg).state_dict())
+        path = tmp_path / "stranger.pth"
+        model = {f"module.{name}": tensor for name, tensor in state.items()}
+        torch.save({"model": model, "optimizer": {"state": {}, "param_groups": []}, "iteration": 90000}, path)
+        return path
+
+    return write
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", TABLE)
+def test_the_published_models_go_through_the_method(load, stranger, tmp_path, family):
+    encodings = {}
+    for source, config in TABLE[family]:
+        if source not in encodings:
+            cfg = load(source, "step1", "MODEL.WEIGHT", stranger(load(source, "none")))
+            pipeline.train_step1(cfg)
+            encodings[source] = tmp_path / f"{len(encodings)}.pth"
+            (tmp_path / "step1/label_encoding_function.pth").rename(encodings[source])
+            shutil.rmtree(tmp_path / "step1")
+        weights = stranger(load(config, "none"))
+        numbers = pipeline.evaluate(load(config, "test", "MODEL.WEIGHT", weights))
+        assert numbers["eval/few/AP"] >= 0
+        pipeline.train_step2(load(config, "step2", "MODEL.WEIGHT", weights), str(encodings[source]))
+        final = tmp_path / "step2/model_final.pth"
+        again = pipeline.evaluate(load(config, "test", "MODEL.WEIGHT", final))
+        assert again["eval/few/AP"] >= 0
+        losses = [json.loads(line) for line in (tmp_path / "step2/metrics.jsonl").read_text().splitlines()]
+        assert ["loss_auxiliary" in row for row in losses if "loss" in row] == [True, False]
+        shutil.rmtree(tmp_path / "step2")
