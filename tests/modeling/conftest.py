@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from labelenc.config import load_config
+from labelenc.structures import BoxList
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,5 +67,17 @@ def two_stage_cfg(small_cfg):
             *("MODEL.ROI_BOX_HEAD.PREDICTOR", "FPNPredictor", "MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM", 32),
             *words,
         )
+
+    return make
+
+
+@pytest.fixture
+def make_target():
+    """Make the ground truth of an image from boxes, labels and its (height, width)."""
+
+    def make(boxes, labels, size):
+        target = BoxList(boxes, (size[1], size[0]))
+        target.add_field("labels", torch.tensor(labels, dtype=torch.int64))
+        return target
 
     return make

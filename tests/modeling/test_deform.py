@@ -1,4 +1,4 @@
-"""The deformable layer and bodies with it, against ordinary convolutions, torchvision and recorded numbers."""
+"""The deformable layer and bodies with it against ordinary convolutions, torchvision and recorded numbers."""
 
 import json
 import math
