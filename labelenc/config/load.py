@@ -36,8 +36,8 @@ def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = ())
 
     Args:
         path: a yaml file, whose key ``_BASE_`` may name another file that it starts from; or None: then
-            ``opts`` must choose at least MODEL.BACKBONE.CONV_BODY, whose default is a body of the ancestors
-            that this package does not have.
+            ``opts`` must choose a detector and its body, since the defaults are those of the ancestors, whose
+            body this package does not have.
         opts: alternating keys and values as they come from a command line,
             ``["SOLVER.BASE_LR", "0.005", "OUTPUT_DIR", "exps/x"]``.
 

@@ -172,6 +172,14 @@ def test_overlaps_between_the_thresholds_are_left_out(scene):
     assert kept.bbox.tolist() == proposals[0].bbox[(best < 0.1) | (best >= 0.5)].tolist()
 
 
+def test_the_best_is_background_where_it_is_not_good(scene, make_target):
+    heads, _, _, _ = scene(*SAMPLE_ALL)
+    target = make_target([[0.0, 0, 29, 9]], [2], SIZES[0])
+    # A third of the true box: nothing is its best, as an anchor would be.
+    sampled = heads.sample(BoxList([[0.0, 0, 9, 9], [40, 40, 60, 60]], (70, 64)), target)
+    assert sampled.get_field("labels").tolist() == [0, 0]
+
+
 def candidates_by_hand(rows, boxes, size):
     """Every (label, score, corners) of an image, box after box."""
     found = []

@@ -137,19 +137,23 @@ def test_losses_without_any_box(scene, make_target):
 
 
 def test_only_the_sampled_anchors_have_a_say(scene):
-    rpn, images, features, targets = scene("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 24)
-    seen = []
+    words = ("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 24, "MODEL.RPN.POSITIVE_FRACTION", 0.1)
+    rpn, images, features, targets = scene(*words)
+    seen = {"loss_objectness": [], "loss_rpn_box_reg": []}
 
-    def keep(_module, _inputs, output):
-        for logits in output[0]:
-            logits.retain_grad()
-            seen.append(logits)
+    def keep(_module, _inputs, outputs):
+        for levels, kept in zip(outputs, seen.values(), strict=True):
+            for level in levels:
+                level.retain_grad()
+                kept.append(level)
 
     rpn.head.register_forward_hook(keep)
     losses, _ = rpn.losses_and_proposals(images, features, targets)
-    losses["loss_objectness"].backward()
-    per_image = sum((logits.grad != 0).flatten(1).sum(dim=1) for logits in seen)
-    assert per_image.tolist() == [24, 24]
+    sum(losses.values()).backward()
+    # Every true box has an anchor of its own, so there are two positives at least to choose two from.
+    for name, numbers in (("loss_objectness", 24), ("loss_rpn_box_reg", 2 * 4)):
+        per_image = sum((level.grad != 0).flatten(1).sum(dim=1) for level in seen[name])
+        assert per_image.tolist() == [numbers, numbers]
 
 
 def proposals_by_hand(rpn, features, pre, post, threshold=0.7, min_size=0):
@@ -243,6 +247,7 @@ def test_broken_outputs_do_not_crash(scene, broken, value):
     with torch.no_grad():
         getattr(rpn.head, broken).bias[:2] = value
         found = rpn.proposals(images, features)
+    assert all(boxes.get_field("objectness").isfinite().all() for boxes in found)
     _, proposals = rpn.losses_and_proposals(images, features, targets)
     assert all(boxes.bbox.isfinite().all() for boxes in [*found, *proposals])
     assert all(len(boxes) > 3 for boxes in [*found, *proposals])
