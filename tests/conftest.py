@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -21,6 +23,17 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the folder 'shared' (reference records, sample data) beside the checkout")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def recipe(shared_dir: Path) -> ModuleType:
+    """The module that makes the weights, images and targets of the parity records."""
+    spec = importlib.util.spec_from_file_location("parity_recipe", shared_dir / "parity/recipe.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

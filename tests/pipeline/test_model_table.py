@@ -4,7 +4,6 @@ The schedule is two iterations and the images are small; weights come from the p
 ResNet-101 with frozen normalisation explodes from random ones.
 """
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -36,14 +35,6 @@ TABLE = {
         ("e2e_faster_rcnn_R_50_FPN_1x", "e2e_faster_rcnn_dcnv2_R_101_FPN_2x"),
     ],
 }
-
-
-@pytest.fixture(scope="module")
-def recipe(shared_dir):
-    spec = importlib.util.spec_from_file_location("parity_recipe", shared_dir / "parity/recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

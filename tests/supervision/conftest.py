@@ -45,3 +45,39 @@ def empty_batch():
     """The same without a single box."""
     sizes = [(64, 96), (60, 70)]
     return ImageBatch(torch.randn(2, 3, 64, 96), sizes), [make_target([], [], size) for size in sizes]
+
+
+@pytest.fixture(scope="module")
+def parity_cfg():
+    """Load a recorded configuration, as the records do: every candidate is sampled, none at random."""
+    words = ["MODEL.DEVICE", "cpu"]
+    for group in ("RPN", "ROI_HEADS"):
+        words += [f"MODEL.{group}.BATCH_SIZE_PER_IMAGE", "100000"]
+    return lambda name: load_config(ROOT / f"configs/{name}.yaml", words)
+
+
+@pytest.fixture(scope="module")
+def inputs(recipe):
+    """Images and targets of the parity records."""
+    targets = []
+    for entry in recipe.make_targets():
+        target = BoxList(entry["boxes"], entry["size"])
+        target.add_field("labels", entry["labels"])
+        targets.append(target)
+    return ImageBatch(recipe.make_batch(), recipe.IMAGE_SIZES), targets
+
+
+@pytest.fixture(scope="session")
+def assert_statistics():
+    """Compare a tensor with its recorded shape, mean, spread and first values."""
+
+    def check(tensor, expected):
+        values = tensor.double()
+        assert list(tensor.shape) == expected["shape"]
+        scale = expected["abs_mean"]
+        assert values.mean().item() == pytest.approx(expected["mean"], abs=1e-4 * scale)
+        assert values.abs().mean().item() == pytest.approx(scale, rel=1e-4)
+        assert values.std(unbiased=False).item() == pytest.approx(expected["std"], rel=1e-4)
+        assert tensor.flatten()[:5].tolist() == pytest.approx(expected["first5"], rel=1e-3, abs=1e-3 * scale)
+
+    return check

@@ -1,20 +1,15 @@
 """Every recorded configuration, plain and in both steps, against numbers of the original implementation."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-from labelenc.config import load_config
 from labelenc.engine import build_optimizer, build_scheduler
 from labelenc.modeling import build_detector
 from labelenc.modeling.dense.fcos import FCOS
-from labelenc.structures import BoxList, ImageBatch
 from labelenc.supervision import LabelEncStep1, LabelEncStep2
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RECORDED = (
     "retinanet/retinanet_R-50-FPN_1x",
     "retinanet/retinanet_dcnv2_R-101-FPN_2x",
@@ -22,18 +17,8 @@ RECORDED = (
     "fcos/fcos_imprv_R_50_FPN_1x",
     "e2e_faster_rcnn_R_50_FPN_1x",
 )
-# As in the records: every candidate is sampled, so nothing is left to chance.
-SAMPLE_ALL = ["MODEL.RPN.BATCH_SIZE_PER_IMAGE", "100000", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "100000"]
 NAMES = {"distance loss": "loss_distance", "auxiliary loss": "loss_auxiliary"}
 RECORDS = {"plain": "train", "step1": "train_aug_false", "step2": "train"}
-
-
-@pytest.fixture(scope="module")
-def recipe(shared_dir):
-    spec = importlib.util.spec_from_file_location("parity_recipe", shared_dir / "parity/recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module", params=RECORDED)
@@ -47,20 +32,8 @@ def record(shared_dir, config):
 
 
 @pytest.fixture(scope="module")
-def cfg(config):
-    return load_config(CONFIGS / f"{config}.yaml", ["MODEL.DEVICE", "cpu", *SAMPLE_ALL])
-
-
-@pytest.fixture(scope="module")
-def inputs(recipe, record):
-    pixels = recipe.make_batch()
-    assert pixels.double().sum().item() == record["batch_checksum"]
-    targets = []
-    for entry in recipe.make_targets():
-        target = BoxList(entry["boxes"], entry["size"])
-        target.add_field("labels", entry["labels"])
-        targets.append(target)
-    return ImageBatch(pixels, recipe.IMAGE_SIZES), targets
+def cfg(config, parity_cfg):
+    return parity_cfg(config)
 
 
 def build(kind, cfg, recipe, record):
@@ -83,6 +56,7 @@ def build(kind, cfg, recipe, record):
 @pytest.fixture(scope="module", params=["plain", "step1", "step2"])
 def trained(request, cfg, recipe, record, inputs):
     """(kind, model after one backward pass, its losses, what forward hooks saw, the record)."""
+    assert inputs[0].tensors.double().sum().item() == record["batch_checksum"]
     model = build(request.param, cfg, recipe, record)
     seen = watch(model)
     losses = model(*inputs)
@@ -118,23 +92,13 @@ def watch(model):
     return seen
 
 
-def assert_statistics(tensor, expected):
-    values = tensor.double()
-    assert list(tensor.shape) == expected["shape"]
-    scale = expected["abs_mean"]
-    assert values.mean().item() == pytest.approx(expected["mean"], abs=1e-4 * scale)
-    assert values.abs().mean().item() == pytest.approx(scale, rel=1e-4)
-    assert values.std(unbiased=False).item() == pytest.approx(expected["std"], rel=1e-4)
-    assert tensor.flatten()[:5].tolist() == pytest.approx(expected["first5"], rel=1e-3, abs=1e-3 * scale)
-
-
 def test_losses(trained):
     kind, _, losses, _, expected = trained
     wanted = {NAMES.get(name, name): value for name, value in expected[RECORDS[kind]]["losses"].items()}
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(wanted, rel=1e-5)
 
 
-def test_features_and_head_outputs(trained):
+def test_features_and_head_outputs(trained, assert_statistics):
     kind, _, _, seen, expected = trained
     features = expected[RECORDS[kind]]["features"]
     for name, levels in features.items():

@@ -3,29 +3,14 @@
 What it shares with the other detectors is compared in test_parity.py.
 """
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-from labelenc.config import load_config
-from labelenc.structures import BoxList, ImageBatch
 from labelenc.supervision import LabelEncStep1
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NAME = "e2e_faster_rcnn_R_50_FPN_1x"
-# As in the records: every candidate is sampled, so nothing is left to chance.
-SAMPLE_ALL = ["MODEL.RPN.BATCH_SIZE_PER_IMAGE", "100000", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "100000"]
-
-
-@pytest.fixture(scope="module")
-def recipe(shared_dir):
-    spec = importlib.util.spec_from_file_location("parity_recipe", shared_dir / "parity/recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -34,34 +19,19 @@ def models(shared_dir):
 
 
 @pytest.fixture(scope="module")
-def scene(recipe):
+def scene(recipe, parity_cfg, inputs):
     """The step-1 network, images, targets, and the pyramid features of images and encodings."""
-    cfg = load_config(CONFIGS / f"{NAME}.yaml", ["MODEL.DEVICE", "cpu", *SAMPLE_ALL])
-    model = LabelEncStep1(cfg, augment=False)
+    model = LabelEncStep1(parity_cfg(NAME), augment=False)
     model.load_state_dict(recipe.deterministic_weights(model.state_dict()), strict=True)
-    images = ImageBatch(recipe.make_batch(), recipe.IMAGE_SIZES)
-    targets = []
-    for entry in recipe.make_targets():
-        target = BoxList(entry["boxes"], entry["size"])
-        target.add_field("labels", entry["labels"])
-        targets.append(target)
+    images, targets = inputs
     with torch.no_grad():
         features = [model.backbone(images.tensors), model.encode(images, targets)]
     return model, images, targets, features
 
 
-def assert_statistics(tensor, expected):
-    values, scale = tensor.double(), expected["abs_mean"]
-    assert list(tensor.shape) == expected["shape"]
-    assert values.mean().item() == pytest.approx(expected["mean"], abs=1e-4 * scale)
-    assert values.abs().mean().item() == pytest.approx(scale, rel=1e-4)
-    assert values.std(unbiased=False).item() == pytest.approx(expected["std"], rel=1e-4)
-    assert tensor.flatten()[:5].tolist() == pytest.approx(expected["first5"], rel=1e-3, abs=1e-3 * scale)
-
-
 @pytest.mark.parametrize("call", [0, 1], ids=["images", "encodings"])
 @torch.no_grad()
-def test_training(scene, models, call):
+def test_training(scene, models, call, assert_statistics):
     model, images, targets, features = scene
     record = models["step1"]["train_aug_false"]
     # Per call of the heads, the targets of the RPN and those of the second stage.
@@ -81,7 +51,7 @@ def test_training(scene, models, call):
 
 
 @torch.no_grad()
-def test_proposals_when_detecting(scene, models):
+def test_proposals_when_detecting(scene, models, assert_statistics):
     model, images, _, features = scene
     record = models["plain"]["eval"]
     proposals = model.rpn.proposals(images, features[0])
