@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, box_iou
 
 # Threads that wait for each other on a busy machine are far slower than one.
 torch.set_num_threads(1)
@@ -53,6 +55,33 @@ def free_port() -> Callable[[], int]:
         raise RuntimeError("no free port between 15000 and 30000")
 
     return pick
+
+
+@pytest.fixture(scope="session")
+def clear_nms() -> Callable[..., Tensor | None]:
+    """clear_nms(boxes, scores, labels, threshold, limit) -> which of them torchvision keeps, best first, at most
+    ``limit``; None where rounding may decide: an overlap within ``slip`` of the threshold, or two scores that
+    are no more than ``gap`` apart."""
+
+    def select(
+        boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, limit: int, slip=1e-6, gap=1e-6
+    ) -> Tensor | None:
+        # One more at the right and bottom makes torchvision's widths the inclusive ones.
+        grown = boxes.double() + torch.tensor([0, 0, 1, 1])
+        # The first that is left out must be clearly worse, too.
+        keep, *others = (
+            batched_nms(grown, scores.double(), labels, threshold + off)[: limit + 1]
+            for off in (0, -slip, slip)
+        )
+        best, keep = scores[keep], keep[:limit]
+        close = (scores[keep, None] - scores).abs() <= gap
+        rivals = close & (labels[keep, None] == labels) & (box_iou(grown[keep], grown) > threshold - slip)
+        clear = all(torch.equal(other[:limit], keep) for other in others)
+        # Each is its own rival.
+        clear = clear and bool((best[:-1] - best[1:] > gap).all()) and int(rivals.sum()) == len(keep)
+        return keep if clear else None
+
+    return select
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from labelenc.config.errors import ConfigError
+from labelenc.config.one_stage_checks import check_fcos, check_retinanet
 from labelenc.config.two_stage_checks import check_faster_rcnn
 
 # Features of the ancestors that this package does not have: key -> the only value accepted.
@@ -46,6 +47,9 @@ NOT_NEGATIVE = (
     "SOLVER.WARMUP_ITERS",
     "SOLVER.MOMENTUM",
     "SOLVER.WEIGHT_DECAY",
+    "SOLVER.BIAS_LR_FACTOR",
+    "SOLVER.DCONV_OFFSETS_LR_FACTOR",
+    "MODEL.RETINANET.LOSS_GAMMA",
     "MODEL.RETINANET.NUM_CONVS",
     "MODEL.FCOS.NUM_CONVS",
     "MODEL.FCOS.LOSS_GAMMA",
@@ -66,6 +70,9 @@ POSITIVE = (
     "MODEL.RESNETS.RES2_OUT_CHANNELS",
     "MODEL.RESNETS.STEM_OUT_CHANNELS",
     "MODEL.RESNETS.DEFORMABLE_GROUPS",
+    "MODEL.RESNETS.NUM_GROUPS",
+    "MODEL.RESNETS.WIDTH_PER_GROUP",
+    "MODEL.RETINANET.PRE_NMS_TOP_N",
     "MODEL.RETINANET.SCALES_PER_OCTAVE",
     "MODEL.FCOS.PRE_NMS_TOP_N",
     "MODEL.RPN.PRE_NMS_TOP_N_TRAIN",
@@ -92,9 +99,9 @@ def check_config(cfg: CfgNode, kind: str) -> None:
     _check_deformable(cfg)
     _check_input(cfg)
     if kind == "retinanet":
-        _check_retinanet(cfg)
+        check_retinanet(cfg)
     if kind == "fcos":
-        _check_fcos(cfg)
+        check_fcos(cfg)
     if kind == "faster_rcnn":
         check_faster_rcnn(cfg)
 
@@ -181,8 +188,8 @@ def _check_values(cfg: CfgNode) -> None:
     if list(steps) != sorted(steps):
         raise ConfigError(f"SOLVER.STEPS must increase, not {steps}")
     for key in NOT_NEGATIVE:
-        if _value(cfg, key) < 0:
-            raise ConfigError(f"{key} must not be negative, not {_value(cfg, key)}")
+        if not 0 <= _value(cfg, key) < math.inf:
+            raise ConfigError(f"{key} must not be negative or infinite, not {_value(cfg, key)}")
     if not -1 <= cfg.SEED < MAX_SEED:
         raise ConfigError(f"SEED must be -1 (draw one) or below {MAX_SEED}, not {cfg.SEED}")
     if not DEVICE_PATTERN.match(cfg.MODEL.DEVICE):
@@ -205,57 +212,3 @@ def _check_input(cfg: CfgNode) -> None:
     scales = cfg.TEST.BBOX_AUG.SCALES
     if not all(isinstance(size, int) and size > 0 for size in scales):
         raise ConfigError(f"TEST.BBOX_AUG.SCALES needs positive whole numbers (pixels), not {scales}")
-
-
-def _check_retinanet(cfg: CfgNode) -> None:
-    settings = cfg.MODEL.RETINANET
-    _check_one_stage(cfg, "RETINANET", "ANCHOR_STRIDES")
-    if not settings.ASPECT_RATIOS or min(settings.ASPECT_RATIOS) <= 0:
-        raise ConfigError(f"MODEL.RETINANET.ASPECT_RATIOS must be positive, not {settings.ASPECT_RATIOS}")
-    sizes, strides = tuple(settings.ANCHOR_SIZES), tuple(settings.ANCHOR_STRIDES)
-    if len(sizes) != len(strides):
-        raise ConfigError(
-            f"MODEL.RETINANET.ANCHOR_SIZES has {len(sizes)} entries and ANCHOR_STRIDES {len(strides)}; "
-            "give one size per stride"
-        )
-
-
-def _check_fcos(cfg: CfgNode) -> None:
-    settings = cfg.MODEL.FCOS
-    _check_one_stage(cfg, "FCOS", "FPN_STRIDES")
-    if not 0 <= settings.CENTER_SAMPLING_RADIUS < math.inf:
-        raise ConfigError(
-            "MODEL.FCOS.CENTER_SAMPLING_RADIUS must be 0 (off) or a positive number of strides, "
-            f"not {settings.CENTER_SAMPLING_RADIUS}"
-        )
-    for name in ("LOSS_ALPHA", "INFERENCE_TH", "NMS_TH"):
-        if not 0 <= settings[name] <= 1:
-            raise ConfigError(f"MODEL.FCOS.{name} must lie between 0 and 1, not {settings[name]}")
-    if settings.USE_DCN_IN_TOWER and not settings.NUM_CONVS:
-        raise ConfigError(
-            "MODEL.FCOS.USE_DCN_IN_TOWER makes the last convolution of the towers deformable, but "
-            "MODEL.FCOS.NUM_CONVS 0 gives them none; set it to 1 or more"
-        )
-    channels = cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS
-    if channels % 32:
-        raise ConfigError(
-            "MODEL.RESNETS.BACKBONE_OUT_CHANNELS must be a multiple of 32 for FCOS, whose towers have "
-            f"GroupNorm of 32 groups; it is {channels}"
-        )
-
-
-def _check_one_stage(cfg: CfgNode, group: str, strides_name: str) -> None:
-    """What RetinaNet and FCOS have in common; their keys lie in MODEL.``group``."""
-    settings = cfg.MODEL[group]
-    if not 0 < settings.PRIOR_PROB < 1:
-        raise ConfigError(f"MODEL.{group}.PRIOR_PROB must lie between 0 and 1, not {settings.PRIOR_PROB}")
-    strides = tuple(settings[strides_name])
-    if strides not in ((8, 16, 32), (8, 16, 32, 64, 128)):
-        raise ConfigError(
-            f"MODEL.{group}.{strides_name} must be (8, 16, 32) or (8, 16, 32, 64, 128), not {strides}"
-        )
-    if not cfg.MODEL.BACKBONE.CONV_BODY.endswith("-FPN-RETINANET"):
-        raise ConfigError(
-            f"MODEL.{group}_ON needs P3 and up: write MODEL.BACKBONE.CONV_BODY …-FPN-RETINANET, "
-            f"not {cfg.MODEL.BACKBONE.CONV_BODY!r}"
-        )

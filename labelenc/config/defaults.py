@@ -132,7 +132,7 @@ def _resnets() -> CN:
             STAGE_WITH_DCN=(False, False, False, False),
             WITH_MODULATED_DCN=False,
             DEFORMABLE_GROUPS=1,
-            # New: offsets start at zero, as in later detectors, not at random as for the published models.
+            # New: the offsets of these layers start at zero, as in later detectors, not at random.
             ZERO_INIT_OFFSETS=False,
         )
     )

@@ -121,7 +121,7 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path
         raise ConfigError(f"config file {path}, the {BASE_KEY} of {above[-1]}, does not exist")
     tree = _read_yaml(path)
     base = tree.pop(BASE_KEY, None)
-    if base is not None and not isinstance(base, str):
+    if base is not None and not (isinstance(base, str) and base):
         raise ConfigError(f"{BASE_KEY} in {path} must be the name of one yaml file, not {base!r}")
     if base is not None:
         yield from _with_bases(path.parent / base, (*above, path.resolve()))

@@ -7,6 +7,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from labelenc.config.errors import ConfigError
+from labelenc.config.value_checks import check_nms, check_positive, check_shares, check_thresholds
 
 STRIDES = (4, 8, 16, 32, 64)
 # What Faster R-CNN of this package is: group below MODEL -> key -> the only value accepted for it.
@@ -18,11 +19,6 @@ ONLY: dict[str, dict[str, Any]] = {
         "PREDICTOR": "FPNPredictor",
         "USE_GN": False,
     },
-}
-POSITIVE_LISTS = (("RPN", "ANCHOR_SIZES"), ("RPN", "ASPECT_RATIOS"), ("ROI_HEADS", "BBOX_REG_WEIGHTS"))
-FROM_0_TO_1 = {
-    "RPN": ("FG_IOU_THRESHOLD", "BG_IOU_THRESHOLD", "NMS_THRESH", "POSITIVE_FRACTION"),
-    "ROI_HEADS": ("FG_IOU_THRESHOLD", "BG_IOU_THRESHOLD", "NMS", "SCORE_THRESH", "POSITIVE_FRACTION"),
 }
 
 
@@ -50,10 +46,8 @@ def check_faster_rcnn(cfg: CfgNode) -> None:
 
 
 def _check_lists(cfg: CfgNode) -> None:
-    for group, name in POSITIVE_LISTS:
-        values = cfg.MODEL[group][name]
-        if not values or min(values) <= 0:
-            raise ConfigError(f"MODEL.{group}.{name} must be positive numbers, not {values}")
+    check_positive(cfg, "RPN", ("ANCHOR_SIZES", "ASPECT_RATIOS"))
+    check_positive(cfg, "ROI_HEADS", ("BBOX_REG_WEIGHTS",))
     sizes, weights = cfg.MODEL.RPN.ANCHOR_SIZES, cfg.MODEL.ROI_HEADS.BBOX_REG_WEIGHTS
     if len(sizes) != len(STRIDES):
         raise ConfigError(f"MODEL.RPN.ANCHOR_SIZES needs one size for each stride {STRIDES}, not {sizes}")
@@ -68,11 +62,13 @@ def _check_lists(cfg: CfgNode) -> None:
 
 
 def _check_numbers(cfg: CfgNode) -> None:
-    for group, names in FROM_0_TO_1.items():
+    check_nms(cfg, "RPN", "NMS_THRESH")
+    check_nms(cfg, "ROI_HEADS", "NMS")
+    check_shares(cfg, "ROI_HEADS", ("SCORE_THRESH",))
+    for group in ("RPN", "ROI_HEADS"):
         settings = cfg.MODEL[group]
-        for name in names:
-            if not 0 <= settings[name] <= 1:
-                raise ConfigError(f"MODEL.{group}.{name} must lie between 0 and 1, not {settings[name]}")
+        check_thresholds(cfg, group)
+        check_shares(cfg, group, ("POSITIVE_FRACTION",))
         number, fraction = settings.BATCH_SIZE_PER_IMAGE, settings.POSITIVE_FRACTION
         if number * fraction < 1:
             raise ConfigError(

@@ -70,7 +70,13 @@ def test_what_works(words):
         ("MODEL.RPN.POSITIVE_FRACTION", 1.5, r"RPN\.POSITIVE_FRACTION must lie between 0 and 1"),
         ("MODEL.RPN.POSITIVE_FRACTION", 0.0, r"RPN\.BATCH_SIZE_PER_IMAGE 256 times .* no positive"),
         ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 3, r"BATCH_SIZE_PER_IMAGE 3 times .*0\.25 leaves no"),
-        ("MODEL.RPN.NMS_THRESH", -0.1, r"RPN\.NMS_THRESH must lie between"),
+        ("MODEL.RPN.NMS_THRESH", 0.0, r"NMS_THRESH must be above 0 .*with 1 no box is suppressed"),
+        ("MODEL.RPN.FG_IOU_THRESHOLD", 0.2, r"RPN\.BG_IOU_THRESHOLD 0\.3 exceeds FG_IOU_THRESHOLD 0\.2"),
+        ("MODEL.ROI_HEADS.FG_IOU_THRESHOLD", 0.2, r"ROI_HEADS\.BG_IOU_THRESHOLD 0\.5 exceeds"),
+        ("MODEL.RESNETS.NUM_GROUPS", 0, r"NUM_GROUPS must be positive"),
+        ("MODEL.RESNETS.WIDTH_PER_GROUP", 0, r"WIDTH_PER_GROUP must be positive"),
+        ("SOLVER.DCONV_OFFSETS_LR_FACTOR", -1.0, r"DCONV_OFFSETS_LR_FACTOR must not be negative"),
+        ("MODEL.RPN.NMS_THRESH", -0.1, r"RPN\.NMS_THRESH must be above 0"),
         ("MODEL.ROI_HEADS.SCORE_THRESH", 5.0, r"ROI_HEADS\.SCORE_THRESH must lie between"),
         ("MODEL.RPN.PRE_NMS_TOP_N_TRAIN", 0, r"PRE_NMS_TOP_N_TRAIN must be positive"),
         ("MODEL.RPN.FPN_POST_NMS_TOP_N_TEST", 0, r"FPN_POST_NMS_TOP_N_TEST must be positive"),
@@ -83,6 +89,17 @@ def test_what_works(words):
 def test_what_is_refused(key, value, message):
     with pytest.raises(ConfigError, match=message):
         load(key, value)
+
+
+def test_values_that_are_no_numbers_are_refused(write_yaml):
+    """Only a yaml file can say them."""
+    base = f'_BASE_: "{CONFIG}"\n'
+    sizes = write_yaml(base + "MODEL: {RPN: {ANCHOR_SIZES: [32, 64, .nan, 256, 512]}}")
+    with pytest.raises(ConfigError, match="ANCHOR_SIZES must be positive, finite numbers"):
+        load_config(sizes)
+    least = write_yaml(base + "MODEL: {RPN: {MIN_SIZE: .inf}}")
+    with pytest.raises(ConfigError, match="MIN_SIZE"):
+        load_config(least)
 
 
 def test_a_body_of_the_ancestors_is_refused_by_its_name():

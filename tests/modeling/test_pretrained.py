@@ -116,3 +116,23 @@ def test_files_that_give_nothing(small_cfg, seed, content, message):
     with pytest.raises(WeightsError, match=message):
         load_weights(model, content, "a.pth")
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def mismatches(report, title):
+    lines = [line for line in str(report).splitlines() if title in line]
+    return [name.split()[0] for line in lines for name in line.split(": ", 1)[1].split("), ")]
+
+
+def test_layers_of_other_classes_are_told_from_layers_of_other_sizes(two_stage_cfg):
+    """In a two-stage detector the objectness is no class layer, and other widths are no other classes."""
+    source = build_detector(two_stage_cfg()).state_dict()
+    fewer = two_stage_cfg("MODEL.NUM_CLASSES", 2)
+    report = load_weights(build_detector(fewer), source, "three classes")
+    box = [f"roi_heads.box.predictor.{layer}" for layer in ("cls_score", "bbox_pred")]
+    expected = [f"{layer}.{part}" for layer in box for part in ("weight", "bias")]
+    assert mismatches(report, "for another number of classes") == expected
+    assert mismatches(report, "of another shape") == []
+    wider = two_stage_cfg("MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM", 64, "MODEL.RPN.ASPECT_RATIOS", "(0.5, 1.0)")
+    report = load_weights(build_detector(wider), source, "narrower")
+    assert mismatches(report, "for another number of classes") == []
+    assert "rpn.head.cls_logits.weight" in mismatches(report, "of another shape")

@@ -75,7 +75,9 @@ def test_the_adapter_is_three_convolutions():
 
 def test_unusual_schedules_are_commented_on():
     assert step1_advice(90000, 30000) is None
+    assert step1_advice(90000, 0) is None
     assert "30000 exceeds" in step1_advice(20000, 30000)
+    assert "configs/…_1x.yaml" in step1_advice(180000, 30000)
     assert step2_advice(90000, 80000) is None
     assert step2_advice(90000, 0) is None
     assert "reaches to the end" in step2_advice(80000, 80000)

@@ -20,10 +20,9 @@ TRAINING_ONLY = ("label_encoding_function.", "feature_adapt.")
 WRAPPERS = ("model", "blobs", "state_dict")
 MAX_WRAPPERS = 4
 ANCHORS = "anchor_generator."
-# Layers whose shape follows the number of classes.
-CLASS_LAYERS = re.compile(
-    r"rpn\.head\.cls_logits\.|roi_heads\.box\.predictor\.|label_encoding_function\.body\.stage1\."
-)
+# Layers that have a row, or of the label encoder a column, for every class.
+CLASS_ROWS = re.compile(r"rpn\.head\.cls_logits\.|roi_heads\.box\.predictor\.")
+CLASS_COLUMNS = re.compile(r"label_encoding_function\.body\.stage1\.")
 
 
 class WeightsError(ValueError):
@@ -33,7 +32,7 @@ class WeightsError(ValueError):
 @dataclass
 class LoadReport:
     """What became of every name: of the file (matched, ignored, unexpected, mismatched) and of the model
-    (missing: kept as it was)."""
+    (missing: kept as it was). ``other_classes`` are those mismatched that have another number of classes."""
 
     source: str
     layout: str
@@ -42,17 +41,17 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
+    other_classes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"{self.source} ({self.layout}): {len(self.matched)} tensors loaded"]
-        classes = [entry for entry in self.mismatched if CLASS_LAYERS.match(entry)]
-        others = [entry for entry in self.mismatched if not CLASS_LAYERS.match(entry)]
+        others = [entry for entry in self.mismatched if entry not in self.other_classes]
         for title, names in (
             ("set aside on purpose", self.ignored),
             ("not in the file, kept as initialised", self.missing),
             ("in the file, but unknown to the model", self.unexpected),
-            ("of class layers, for another number of classes, kept as initialised", classes),
+            ("of class layers, for another number of classes, kept as initialised", self.other_classes),
             ("of another shape, kept as initialised", others),
         ):
             if names:
@@ -140,7 +139,10 @@ def _compare(translation: Translation, wanted: Mapping[str, Tensor], source: str
             )
         elif wanted[name].shape != tensor.shape:
             mismatched.add(name)
-            report.mismatched.append(f"{name} {tuple(tensor.shape)} for {tuple(wanted[name].shape)}")
+            entry = f"{name} {tuple(tensor.shape)} for {tuple(wanted[name].shape)}"
+            report.mismatched.append(entry)
+            if _other_classes(name, tensor, wanted):
+                report.other_classes.append(entry)
         else:
             report.matched.append(name)
     report.missing = [
@@ -149,6 +151,16 @@ def _compare(translation: Translation, wanted: Mapping[str, Tensor], source: str
         if name not in translation.tensors and name not in mismatched and ANCHORS not in name
     ]
     return report
+
+
+def _other_classes(name: str, tensor: Tensor, wanted: Mapping[str, Tensor]) -> bool:
+    """Whether the shapes differ in the number of classes alone."""
+    given, own = list(tensor.shape), list(wanted[name].shape)
+    if CLASS_COLUMNS.match(name):
+        return given[:1] + given[2:] == own[:1] + own[2:]
+    # The region proposal network of a two-stage detector knows no classes.
+    in_rpn = name.startswith("rpn.") and any(other.startswith("roi_heads.") for other in wanted)
+    return bool(CLASS_ROWS.match(name)) and not in_rpn and given[1:] == own[1:]
 
 
 def _same(first: Tensor, second: Tensor) -> bool:

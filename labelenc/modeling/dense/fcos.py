@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from labelenc import ops
 from labelenc.modeling.backbone.deform import DeformableConv
 from labelenc.modeling.dense.fcos_targets import LocationTargets, boxes_at, centerness_of, grid_locations
-from labelenc.modeling.dense.retinanet import conv3x3, per_anchor
+from labelenc.modeling.dense.layers import conv3x3, per_anchor
 from labelenc.modeling.losses import iou_loss_sum, mean_over_processes
 from labelenc.modeling.selection import DenseDetectSettings, Selection, as_candidates, best_scores
 from labelenc.structures import BoxList, ImageBatch

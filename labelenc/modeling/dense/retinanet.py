@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from labelenc import ops
 from labelenc.modeling.box_coder import BoxCoder
 from labelenc.modeling.dense.anchors import AnchorGenerator, inside_image
+from labelenc.modeling.dense.layers import conv3x3, per_anchor
 from labelenc.modeling.losses import mean_over_processes, smooth_l1_sum
 from labelenc.modeling.matching import IGNORED, Matcher, assign
 from labelenc.modeling.selection import DenseDetectSettings, Selection, as_candidates, best_scores
@@ -29,14 +30,6 @@ class RetinaNetLossSettings:
     beta: float = 0.11
     box_weight: float = 4.0
     straddle: float = -1
-
-
-def conv3x3(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2d:
-    """A convolution of a dense head: weights from N(0, 0.01), constant ``bias``."""
-    layer = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-    nn.init.normal_(layer.weight, std=0.01)
-    layer.bias = nn.Parameter(torch.full((out_channels,), bias))
-    return layer
 
 
 class RetinaNetHead(nn.Module):
@@ -64,17 +57,6 @@ class RetinaNetHead(nn.Module):
         logits = [self.cls_logits(self.cls_tower(feature)) for feature in features]
         offsets = [self.bbox_pred(self.bbox_tower(feature)) for feature in features]
         return logits, offsets
-
-
-def per_anchor(output: Tensor, values: int) -> Tensor:
-    """(N, A * values, H, W) to (N, H * W * A, values), the order of the anchors, in float32."""
-    count, _, height, width = output.shape
-    return (
-        output.view(count, -1, values, height, width)
-        .permute(0, 3, 4, 1, 2)
-        .reshape(count, -1, values)
-        .float()
-    )
 
 
 class RetinaNet(nn.Module):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from labelenc import ops
 from labelenc.modeling.box_coder import BoxCoder
 from labelenc.modeling.dense.anchors import AnchorGenerator, inside_image
-from labelenc.modeling.dense.retinanet import per_anchor
+from labelenc.modeling.dense.layers import per_anchor
 from labelenc.modeling.losses import mean_over_processes, smooth_l1_sum
 from labelenc.modeling.matching import IGNORED, Matcher, assign
 from labelenc.modeling.sampling import BalancedSampler
