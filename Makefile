@@ -27,7 +27,7 @@ $(STAMP): setup.py pyproject.toml $(KERNELS) | $(BIN)/python
 
 # One thread in each worker: several workers with a thread per core each would be slower than one.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 lint: install
 	$(BIN)/ruff check .

@@ -59,12 +59,14 @@ def free_port() -> Callable[[], int]:
 
 @pytest.fixture(scope="session")
 def clear_nms() -> Callable[..., Tensor | None]:
-    """clear_nms(boxes, scores, labels, threshold, limit) -> which of them torchvision keeps, best first, at most
-    ``limit``; None where rounding may decide: an overlap within ``slip`` of the threshold, or two scores that
-    are no more than ``gap`` apart."""
+    """clear_nms(boxes, scores, labels, threshold, limit) -> which of them torchvision keeps, best first.
+
+    None where rounding may decide: an overlap within ``slip`` of the threshold, or two scores that are no
+    more than ``gap`` apart.
+    """
 
     def select(
-        boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, limit: int, slip=1e-6, gap=1e-6
+        boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, limit: int, slip=1e-5, gap=1e-6
     ) -> Tensor | None:
         # One more at the right and bottom makes torchvision's widths the inclusive ones.
         grown = boxes.double() + torch.tensor([0, 0, 1, 1])

@@ -43,6 +43,14 @@ CHANGED_FOR_THE_RECORD = {
 # The ancestors' RetinaNet files carry settings of a two-stage detector, which RetinaNet does not read.
 NOT_READ = {"retinanet": ("RPN", "ROI_HEADS", "ROI_BOX_HEAD"), "fcos": (), "faster_rcnn": ()}
 
+# What a name says of the body -> the body, its weights, its groups and their width.
+BODIES = {
+    "R_50": ("R-50", "MSRA/R-50", 1, 64),
+    "R_101": ("R-101", "MSRA/R-101", 1, 64),
+    "X_101_32x8d": ("R-101", "FAIR/20171220/X-101-32x8d", 32, 8),
+    "X_101_64x4d": ("R-101", "FAIR/20171220/X-101-64x4d", 64, 4),
+}
+
 
 def leaves(tree, prefix=""):
     for key, value in tree.items():
@@ -66,15 +74,44 @@ def test_every_configuration_loads_as_the_detector_of_its_name(path):
     name = f"{path.parent.name}/{path.stem}".lower()
     named = {kind for kind in ("retinanet", "fcos", "faster_rcnn") if kind in name}
     assert named <= {detector_kind(cfg)}
-    body = cfg.MODEL.BACKBONE.CONV_BODY
-    for depth in ("50", "101"):
-        if f"r_{depth}" in name or f"r-{depth}" in name or f"x_{depth}" in name:
-            assert body.startswith(f"R-{depth}-FPN")
-    assert any(cfg.MODEL.RESNETS.STAGE_WITH_DCN) == ("dcnv2" in name)
-    if "x_101_" in name:
-        groups, width = name.split("x_101_")[1].split("_")[0].removesuffix("d").split("x")
-        resnets = cfg.MODEL.RESNETS
-        assert (int(groups), int(width)) == (resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP)
+
+
+def named_bodies():
+    """(path, key of BODIES) of every configuration that is named after its body."""
+    return [
+        pytest.param(path, body, id=str(path.relative_to(CONFIGS).with_suffix("")))
+        for path in sorted(CONFIGS.rglob("*.yaml"))
+        for body in BODIES
+        if f"_{body}_" in path.stem.replace("R-", "R_").replace("-FPN", "_FPN")
+    ]
+
+
+@pytest.mark.parametrize(("path", "body"), named_bodies())
+def test_the_body_is_the_one_in_the_name(path, body):
+    depth, weights, groups, width = BODIES[body]
+    resnext, deformable = body.startswith("X"), "dcnv2" in path.stem
+    expected = {
+        "BACKBONE.CONV_BODY": depth + ("-FPN" if "faster_rcnn" in path.stem else "-FPN-RETINANET"),
+        "WEIGHT": f"catalog://ImageNetPretrained/{weights}",
+        "RESNETS.NUM_GROUPS": groups,
+        "RESNETS.WIDTH_PER_GROUP": width,
+        # The ResNeXt weights were trained with the stride in the 3x3 convolution.
+        "RESNETS.STRIDE_IN_1X1": not resnext,
+        # Of a ResNeXt body the last two stages deform.
+        "RESNETS.STAGE_WITH_DCN": [False, deformable and not resnext, deformable, deformable],
+        "RESNETS.WITH_MODULATED_DCN": deformable,
+        "RESNETS.DEFORMABLE_GROUPS": 1,
+        "FCOS.USE_DCN_IN_TOWER": deformable and "fcos" in path.stem,
+    }
+    loaded = dict(leaves(load_config(path).MODEL))
+    assert {key: loaded[key] for key in expected} == expected
+
+
+def test_only_these_configurations_are_not_named_after_a_body():
+    checked = {case.values[0] for case in named_bodies()}
+    others = {path.stem for path in CONFIGS.rglob("*.yaml") if path not in checked}
+    timm = {name for name in others if "efficientnet" in name}
+    assert others - timm == {"Base-FCOS", "own_data", "shapes_R-18_small"}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

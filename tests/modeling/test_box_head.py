@@ -56,13 +56,13 @@ def assigned_by_hand(box, target):
     return target.get_field("labels").tolist()[overlaps.argmax()], target.bbox[overlaps.argmax()].tolist()
 
 
-def encode_by_hand(box, reference):
+def encode_by_hand(box, reference, weights=WEIGHTS):
     w, h = box[2] - box[0] + 1, box[3] - box[1] + 1
     rw, rh = reference[2] - reference[0] + 1, reference[3] - reference[1] + 1
     dx = (box[0] + w / 2 - reference[0] - rw / 2) / rw
     dy = (box[1] + h / 2 - reference[1] - rh / 2) / rh
     raw = (dx, dy, math.log(w / rw), math.log(h / rh))
-    return [weight * value for weight, value in zip(WEIGHTS, raw, strict=True)]
+    return [weight * value for weight, value in zip(weights, raw, strict=True)]
 
 
 def decode_by_hand(reference, offsets, size):
@@ -160,6 +160,23 @@ def test_what_is_sampled(scene):
             truth = assigned_by_hand(box, target)[1]
             expected = encode_by_hand(truth, box.tolist()) if label else [0.0] * 4
             assert wanted == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_offsets_are_weighted_as_configured(scene):
+    weights = (2.0, 4.0, 6.0, 8.0)
+    heads, _, proposals, targets = scene("MODEL.ROI_HEADS.BBOX_REG_WEIGHTS", weights, *SAMPLE_ALL)
+    sampled = heads.sample(proposals[0], targets[0])
+    positive = sampled[sampled.get_field("labels") > 0]
+    assert len(positive) > 5
+    for box, wanted in zip(positive.bbox, positive.get_field("offsets").tolist(), strict=True):
+        _, truth = assigned_by_hand(box, targets[0])
+        assert wanted == pytest.approx(encode_by_hand(truth, box.tolist(), weights), rel=1e-4, abs=1e-4)
+    # And taken off again: the weights themselves move a box by its width and height and let it grow e-fold.
+    decoded = heads.box_coder.decode(torch.tensor([weights]), torch.tensor([[10.0, 20, 29, 49]]))
+    width, height = 20 * math.e, 30 * math.e
+    center = (10 + 20 / 2 + 20, 20 + 30 / 2 + 30)
+    corners = [center[0] - width / 2, center[1] - height / 2, center[0] + width / 2 - 1]
+    assert decoded[0].tolist() == pytest.approx([*corners, center[1] + height / 2 - 1], rel=1e-5)
 
 
 def test_overlaps_between_the_thresholds_are_left_out(scene):

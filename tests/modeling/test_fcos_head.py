@@ -9,7 +9,7 @@ import torch
 from labelenc.config import ConfigError
 from labelenc.modeling import build_detector
 from labelenc.modeling.dense.fcos import FCOSHead
-from labelenc.structures import BoxList, ImageBatch
+from labelenc.structures import ImageBatch
 
 STRIDES = (8, 16, 32)
 PUBLISHED = (8, 16, 32, 64, 128)
@@ -120,7 +120,7 @@ def test_a_deformable_layer_without_offsets_is_a_convolution(seed):
 
 @pytest.mark.parametrize("strides", [STRIDES, PUBLISHED], ids=["P3-P5", "P3-P7"])
 @pytest.mark.parametrize("deformable", [False, True])
-def test_the_pyramid_and_the_detector_follow_the_strides(seed, fcos_cfg, strides, deformable):
+def test_the_pyramid_and_the_detector_follow_the_strides(seed, fcos_cfg, make_target, strides, deformable):
     words = ("MODEL.FCOS.FPN_STRIDES", str(list(strides)), "MODEL.FCOS.USE_DCN_IN_TOWER", deformable)
     model = build_detector(fcos_cfg(*words, "MODEL.FCOS.PRIOR_PROB", 0.3))
     sizes = [(60, 90), (64, 70)]
@@ -129,11 +129,8 @@ def test_the_pyramid_and_the_detector_follow_the_strides(seed, fcos_cfg, strides
         (math.ceil(64 / s), math.ceil(96 / s)) for s in strides
     ]
     assert len(model.rpn.head.scales) == len(strides)
-    targets = []
-    for (height, width), box in zip(sizes, ([5.0, 5, 70, 50], [10.0, 20, 30, 60]), strict=True):
-        target = BoxList([box], (width, height))
-        target.add_field("labels", torch.tensor([2]))
-        targets.append(target)
+    boxes = ([5.0, 5, 70, 50], [10.0, 20, 30, 60])
+    targets = [make_target([box], [2], size) for box, size in zip(boxes, sizes, strict=True)]
     losses = model(images, targets)
     assert set(losses) == {"loss_cls", "loss_reg", "loss_centerness"}
     sum(losses.values()).backward()

@@ -1,6 +1,5 @@
 """What FCOS's locations are to predict, against loops written out by hand and the recorded targets."""
 
-import importlib.util
 import math
 
 import pytest
@@ -16,9 +15,9 @@ from labelenc.modeling.dense.fcos_targets import (
     centerness_of,
     grid_locations,
 )
-from labelenc.structures import BoxList
 
 FIVE, THREE = (8, 16, 32, 64, 128), (8, 16, 32)
+SIZE = (512, 640)
 # Of each level of five, or of three, the least and the largest distance to a box's farthest side.
 RANGES = {
     FIVE: ((-1, 64), (64, 128), (128, 256), (256, 512), (512, math.inf)),
@@ -26,25 +25,26 @@ RANGES = {
 }
 
 
-def make_target(boxes, labels, size=(640, 512)):
-    target = BoxList(boxes, size)
-    target.add_field("labels", torch.as_tensor(labels, dtype=torch.int64))
-    return target
-
-
 def make_locations(strides, height, width):
     levels = [torch.zeros(1, 1, -(-height // s), -(-width // s)) for s in strides]
     return grid_locations(levels, strides)
 
 
-def random_target(count, width=640, height=512):
-    """Corners in eighths of a pixel, so that distances are exact and equal the borders now and then."""
-    corner = torch.rand(count, 2) * torch.tensor([width - 20, height - 20])
-    limit = torch.tensor([width, height])
-    # Small, middle and large ones.
-    size = torch.rand(count, 2) * limit * torch.tensor([0.1, 0.4, 1.0])[torch.randint(3, (count, 1))]
-    boxes = torch.cat([corner, torch.minimum(corner + size, limit)], dim=1)
-    return make_target((boxes * 8).round() / 8, torch.randint(1, 81, (count,)))
+@pytest.fixture
+def random_target(make_target):
+    """Draw boxes: corners in eighths of a pixel, so that distances are exact and equal the borders now and
+    then."""
+
+    def draw(count, height=512, width=640):
+        corner = torch.rand(count, 2) * torch.tensor([width - 20, height - 20])
+        limit = torch.tensor([width, height])
+        # Small, middle and large ones.
+        size = torch.rand(count, 2) * limit * torch.tensor([0.1, 0.4, 1.0])[torch.randint(3, (count, 1))]
+        boxes = torch.cat([corner, torch.minimum(corner + size, limit)], dim=1)
+        labels = torch.randint(1, 81, (count,)).tolist()
+        return make_target((boxes * 8).round() / 8, labels, (height, width))
+
+    return draw
 
 
 def target_by_hand(x, y, stride, bounds, boxes, labels, radius):
@@ -66,8 +66,8 @@ def target_by_hand(x, y, stride, bounds, boxes, labels, radius):
 @pytest.mark.parametrize("in_strides", [False, True])
 @pytest.mark.parametrize("radius", [0.0, 1.5, 2.25])
 @pytest.mark.parametrize("strides", [FIVE, THREE], ids=["five", "three"])
-def test_targets(seed, strides, radius, in_strides):
-    targets = [random_target(6), random_target(1), make_target([], [])]
+def test_targets(seed, random_target, make_target, strides, radius, in_strides):
+    targets = [random_target(6), random_target(1), make_target([], [], SIZE)]
     locations = make_locations(strides, 512, 640)
     labels, distances = LocationTargets(strides, radius, in_strides)(locations, targets)
     count = sum(len(level) for level in locations)
@@ -94,27 +94,31 @@ def test_locations_are_the_middles_of_the_cells():
     assert locations[0].dtype == torch.float32
 
 
-def test_both_ends_of_a_range_belong_to_it():
+def test_both_ends_of_a_range_belong_to_it(make_target):
     # The only location is 64 from the right side: the first level's largest and the second's least distance.
     locations = [torch.tensor([[4.0, 4]])] * 3
-    box = make_target([[0.0, 0, 68, 10]], [7])
+    box = make_target([[0.0, 0, 68, 10]], [7], SIZE)
     labels, distances = LocationTargets(THREE)(locations, [box])
     assert labels.tolist() == [[7, 7, 0]]
     assert distances[0].tolist() == [[4, 4, 64, 6], [4, 4, 64, 6], [0, 0, 0, 0]]
 
 
-def test_the_smallest_of_several_boxes_is_found_with_the_pixels_at_their_ends():
+def test_the_smallest_of_several_boxes_is_found_with_the_pixels_at_their_ends(make_target):
     # Without the last pixel 10 x 3 = 30 is less than 6 x 5.2 = 31.2, with it 11 x 4 = 44 is more than 43.4.
     flat, square = [0.0, 2, 10, 5], [1.0, 1, 7, 6.2]
     locations = [torch.tensor([[4.0, 4]])] * 3
-    assert LocationTargets(THREE)(locations, [make_target([flat, square], [1, 2])])[0][0, 0] == 2
-    assert LocationTargets(THREE)(locations, [make_target([square, flat], [2, 1])])[0][0, 0] == 2
-    # Of equal ones the first.
     same = [1.0, 1, 7, 7], [2.0, 2, 8, 8]
-    assert LocationTargets(THREE)(locations, [make_target(same, [3, 4])])[0][0, 0] == 3
+    # Of equal ones the first.
+    for boxes, labels, expected in (
+        ([flat, square], [1, 2], 2),
+        ([square, flat], [2, 1], 2),
+        (same, [3, 4], 3),
+    ):
+        target = make_target(boxes, labels, SIZE)
+        assert LocationTargets(THREE)(locations, [target])[0][0, 0] == expected
 
 
-def test_chunks_change_nothing(seed, monkeypatch):
+def test_chunks_change_nothing(seed, random_target, monkeypatch):
     target, locations = random_target(17), make_locations(FIVE, 512, 640)
     for radius in (0.0, 1.5):
         assign = LocationTargets(FIVE, radius)
@@ -138,9 +142,9 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_many_boxes_in_a_large_image_need_little_memory(seed):
+def test_many_boxes_in_a_large_image_need_little_memory(seed, random_target):
     locations = make_locations(FIVE, 800, 1344)
-    target = random_target(500, 1333, 800)
+    target = random_target(500, 800, 1333)
     with Largest() as largest:
         labels, _ = LocationTargets(FIVE, 1.5)(locations, [target])
     assert labels.shape == (1, 22400)
@@ -169,11 +173,11 @@ def test_boxes_from_distances_and_back(seed):
 
 
 @pytest.mark.parametrize(("name", "radius", "in_strides"), [("plain", 0.0, False), ("imprv", 1.5, True)])
-def test_recorded_targets(shared_dir, ops_record, name, radius, in_strides):
-    spec = importlib.util.spec_from_file_location("parity_recipe", shared_dir / "parity/recipe.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    targets = [make_target(e["boxes"], e["labels"], e["size"]) for e in recipe.make_targets()]
+def test_recorded_targets(recipe, ops_record, make_target, name, radius, in_strides):
+    targets = [
+        make_target(entry["boxes"], entry["labels"].tolist(), entry["size"][::-1])
+        for entry in recipe.make_targets()
+    ]
     locations = make_locations(FIVE, 192, 224)
     assigned = LocationTargets(FIVE, radius, in_strides)(locations, targets)
     counts = [len(points) for points in locations]

@@ -201,7 +201,7 @@ def decode_by_hand(anchor, offsets, size):
 
 @pytest.fixture
 def clear_scene(scene, clear_nms):
-    """A scene and its detections by hand, per image (boxes, scores, labels), to which float32 must come, too."""
+    """A scene and its detections by hand, per image (boxes, scores, labels), which float32 must reach."""
 
     def draw(threshold, top_n, limit):
         words = ("MODEL.RETINANET.INFERENCE_TH", threshold, "MODEL.RETINANET.PRE_NMS_TOP_N", top_n)

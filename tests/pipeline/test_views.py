@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torchvision.ops import batched_nms
 from torchvision.transforms.v2.functional import resize
 
 from labelenc import pipeline
@@ -86,26 +85,31 @@ def candidates_by_hand(model, file, size, mirrored):
     return boxes, found.get_field("scores"), found.get_field("labels")
 
 
-def merged_by_hand(model, file, file_size, flips):
-    """What predictions.json must hold for an image; None where rounding may decide."""
-    views = [(SIZES[file_size][0], False)]
-    views += [(SIZES[file_size][0], True)] if flips[0] else []
-    views += [(size, mirrored) for size in SIZES[file_size][1:] for mirrored in (False, True)[: 1 + flips[1]]]
-    found = [candidates_by_hand(model, file, *view) for view in views]
-    boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-    # One more at the right and bottom makes torchvision's widths the inclusive ones.
-    seen = boxes * torch.tensor(SIZES[file_size][0]).repeat(2) + torch.tensor([0, 0, 1, 1])
-    keeps = [batched_nms(seen, scores, labels, NMS_THRESHOLD + slip)[:LIMIT] for slip in (-1e-5, 0, 1e-5)]
-    if len(scores.unique()) < len(scores) or not all(torch.equal(keep, keeps[0]) for keep in keeps):
-        return None
-    boxes = boxes[keeps[0]] * torch.tensor(file_size).repeat(2)
-    boxes[:, 2:] += 1 - boxes[:, :2]
-    return boxes, scores[keeps[0]], labels[keeps[0]]
+@pytest.fixture
+def merged_by_hand(clear_nms):
+    """What predictions.json must hold for an image: boxes, scores, labels; None where rounding may decide."""
+
+    def merge(model, file, file_size, flips):
+        views = [(SIZES[file_size][0], False)]
+        views += [(SIZES[file_size][0], True)] if flips[0] else []
+        for size in SIZES[file_size][1:]:
+            views += [(size, mirrored) for mirrored in (False, True)[: 1 + flips[1]]]
+        found = [candidates_by_hand(model, file, *view) for view in views]
+        boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        seen = boxes * torch.tensor(SIZES[file_size][0]).repeat(2)
+        keep = clear_nms(seen, scores, labels, NMS_THRESHOLD, LIMIT, gap=0)
+        if keep is None:
+            return None
+        boxes = boxes[keep] * torch.tensor(file_size).repeat(2)
+        boxes[:, 2:] += 1 - boxes[:, :2]
+        return boxes, scores[keep], labels[keep]
+
+    return merge
 
 
 @pytest.mark.parametrize("flips", [(True, True), (True, False), (False, True), (False, False)])
 @torch.no_grad()
-def test_predictions_are_the_merge_by_hand(noise, noise_cfg, tmp_path, flips):
+def test_predictions_are_the_merge_by_hand(noise, noise_cfg, merged_by_hand, tmp_path, flips):
     flags = ("TEST.BBOX_AUG.H_FLIP", flips[0], "TEST.BBOX_AUG.SCALE_H_FLIP", flips[1])
     for _ in range(50):
         cfg, model = noise_cfg(*flags)
@@ -115,6 +119,8 @@ def test_predictions_are_the_merge_by_hand(noise, noise_cfg, tmp_path, flips):
         }
         if all(merged is not None for merged in expected.values()):
             break
+    else:
+        pytest.fail("no draw in which rounding decides nothing")
     pipeline.evaluate(cfg)
     entries = json.loads((tmp_path / "run/inference/noise/predictions.json").read_text())
     for number, (boxes, scores, labels) in expected.items():
