@@ -1,13 +1,7 @@
 // Box overlap, shared by the CPU and the CUDA kernels so that both round alike.
 #pragma once
 
-#if defined(__CUDACC__)
-#define LABELENC_HOST_DEVICE __host__ __device__ __forceinline__
-#elif defined(__GNUC__)
-#define LABELENC_HOST_DEVICE inline __attribute__((always_inline))
-#else
-#define LABELENC_HOST_DEVICE inline
-#endif
+#include "host_device.h"
 
 namespace labelenc {
 
