@@ -100,28 +100,45 @@ LABELENC_HOST_DEVICE bool sample_at(const RoiAxis<T>& axis, int64_t bin, int64_t
 
 // Adds to the list of a bin's taps, in which a new sample can only share the last two cells.
 template <typename T>
-LABELENC_HOST_DEVICE int add_tap(RoiTap<T>* taps, int count, int32_t cell, T weight) {
+LABELENC_HOST_DEVICE int add_tap(RoiTap<T>* taps, int count, int room, int32_t cell, T weight) {
   for (int back = 1; back <= 2 && back <= count; ++back) {
     if (taps[count - back].cell == cell) {
       taps[count - back].weight += weight;
       return count;
     }
   }
-  taps[count] = {cell, weight};
-  return count + 1;
+  if (count < room) {
+    taps[count++] = {cell, weight};
+  }
+  return count;
 }
 
-// The taps of a bin in increasing order; returns their number. Those of all bins of an axis are at most
-// `cells + 2 bins`, and at most twice the samples.
+// The cell of a position that is moved onto the map.
+template <typename T>
+LABELENC_HOST_DEVICE int32_t cell_near(const RoiAxis<T>& axis, T position) {
+  return static_cast<int32_t>(smaller(larger(position, T(0)), static_cast<T>(axis.cells) - T(1)));
+}
+
+// How many taps a bin can have, if it isn't so far away that its samples are beyond precision. Over all bins of an
+// axis these are at most `cells + 4 bins`.
+template <typename T>
+LABELENC_HOST_DEVICE int most_taps(const RoiAxis<T>& axis, int64_t bin) {
+  const T begin = axis.start + product(static_cast<T>(bin), axis.size);
+  const int span = cell_near(axis, begin + axis.size) - cell_near(axis, begin) + 3;
+  return axis.samples < static_cast<T>(span) ? smaller(span, 2 * static_cast<int>(axis.samples)) : span;
+}
+
+// The taps of a bin in increasing order, at most most_taps; returns their number.
 template <typename T>
 LABELENC_HOST_DEVICE int find_taps(const RoiAxis<T>& axis, int64_t bin, RoiTap<T>* taps) {
   int count = 0;
+  const int room = most_taps(axis, bin);
   RoiSample<T> sample;
   const SampleRange range = samples_on_map(axis, bin);
   for (int64_t i = range.first; i < range.last; ++i) {
     if (sample_at(axis, bin, i, sample)) {
-      count = add_tap(taps, count, sample.low, sample.low_weight);
-      count = add_tap(taps, count, sample.high, sample.high_weight);
+      count = add_tap(taps, count, room, sample.low, sample.low_weight);
+      count = add_tap(taps, count, room, sample.high, sample.high_weight);
     }
   }
   return count;

@@ -128,10 +128,8 @@ class RoiPlan {
 
   void append(const RoiAxis<T>& axis, int64_t bins) {
     for (int64_t bin = 0; bin < bins; ++bin) {
-      const SampleRange range = samples_on_map(axis, bin);
-      const int64_t most = std::min<int64_t>(2 * (range.last - range.first), axis.cells + 2);
       const size_t begin = taps_.size();
-      taps_.resize(begin + most);
+      taps_.resize(begin + most_taps(axis, bin));
       taps_.resize(begin + find_taps(axis, bin, taps_.data() + begin));
       begins_.push_back(static_cast<int64_t>(taps_.size()));
     }
