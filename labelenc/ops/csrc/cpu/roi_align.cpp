@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
@@ -164,8 +165,13 @@ LABELENC_HOST_DEVICE void pool(const Unit<Storage>& unit) {
   T* result = unit.scratch.result.get();
   for (int64_t region = unit.group.first; region < unit.group.last; ++region) {
     pool_region(unit.plan, region, block, unit.group.width * kBlock, kBlock, unit.scratch);
-    transpose(unit.scratch.bins.get(), kBlock, bins, unit.channels, result, bins);
-    convert(result, unit.pooled + unit.plan.rows[region] * unit.pooled_stride, unit.channels * bins);
+    Storage* pooled = unit.pooled + unit.plan.rows[region] * unit.pooled_stride;
+    if constexpr (std::is_same_v<Storage, T>) {
+      transpose(unit.scratch.bins.get(), kBlock, bins, unit.channels, pooled, bins);
+    } else {
+      transpose(unit.scratch.bins.get(), kBlock, bins, unit.channels, result, bins);
+      convert(result, pooled, unit.channels * bins);
+    }
   }
 }
 
@@ -184,8 +190,13 @@ LABELENC_HOST_DEVICE void spread(const Unit<Storage>& unit) {
     std::fill(unit.scratch.bins.get(), unit.scratch.bins.get() + bins * kBlock, T(0));
   }
   for (int64_t region = unit.group.first; region < unit.group.last; ++region) {
-    convert(unit.pooled + unit.plan.rows[region] * unit.pooled_stride, grads, unit.channels * bins);
-    transpose(grads, bins, unit.channels, bins, unit.scratch.bins.get(), kBlock);
+    const Storage* pooled = unit.pooled + unit.plan.rows[region] * unit.pooled_stride;
+    if constexpr (std::is_same_v<Storage, T>) {
+      transpose(pooled, bins, unit.channels, bins, unit.scratch.bins.get(), kBlock);
+    } else {
+      convert(pooled, grads, unit.channels * bins);
+      transpose(grads, bins, unit.channels, bins, unit.scratch.bins.get(), kBlock);
+    }
     spread_region(unit.plan, region, block, unit.group.width * kBlock, unit.scratch);
   }
   const T nothing[kTileCells * kBlock] = {};
