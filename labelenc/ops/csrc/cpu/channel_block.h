@@ -83,14 +83,18 @@ struct MapView {
   int64_t channel_stride, row_stride, cell_stride;
 };
 
-// Up to kBlock neighbours from `data` on to (cells, kBlock); channels that aren't there become 0.
+// At most kBlock neighbours from `data` on to (cells, kBlock); channels that aren't there become 0.
 template <typename Storage, typename T>
 LABELENC_HOST_DEVICE void pack_cells(
     const MapView<const Storage>& map, const Storage* data, int64_t cells, int64_t channels, T* block) {
   if (channels < kBlock) {
     std::fill(block, block + cells * kBlock, T(0));
   }
-  if (map.cell_stride != 1) {
+  if (map.channel_stride == 1) {
+    for (int64_t cell = 0; cell < cells; ++cell) {
+      convert(data + cell * map.cell_stride, block + cell * kBlock, channels);
+    }
+  } else if (map.cell_stride != 1) {
     for (int64_t cell = 0; cell < cells; ++cell) {
       for (int64_t c = 0; c < channels; ++c) {
         block[cell * kBlock + c] = static_cast<T>(data[cell * map.cell_stride + c * map.channel_stride]);
@@ -111,7 +115,11 @@ LABELENC_HOST_DEVICE void pack_cells(
 template <typename Storage, typename T>
 LABELENC_HOST_DEVICE void unpack_cells(
     const MapView<Storage>& map, Storage* data, int64_t cells, int64_t channels, const T* block) {
-  if (map.cell_stride != 1) {
+  if (map.channel_stride == 1) {
+    for (int64_t cell = 0; cell < cells; ++cell) {
+      convert(block + cell * kBlock, data + cell * map.cell_stride, channels);
+    }
+  } else if (map.cell_stride != 1) {
     for (int64_t cell = 0; cell < cells; ++cell) {
       for (int64_t c = 0; c < channels; ++c) {
         data[cell * map.cell_stride + c * map.channel_stride] = static_cast<Storage>(block[cell * kBlock + c]);

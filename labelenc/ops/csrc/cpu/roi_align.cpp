@@ -10,15 +10,22 @@
 #include "channel_block.h"
 #include "clones.h"
 #include "roi_plan.h"
+#include "roi_regions.h"
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
 #include <type_traits>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
+
+// So that a lambda is compiled for the machine that its caller is compiled for.
+#if defined(__GNUC__)
+#define LABELENC_INLINED __attribute__((always_inline))
+#else
+#define LABELENC_INLINED
+#endif
 
 namespace labelenc {
 namespace {
@@ -28,17 +35,6 @@ using torch::headeronly::Half;
 
 // Work worth waking a thread for, about half a millisecond.
 constexpr int64_t kWorkPerThread = 1 << 21;
-
-// Memory of one thread. Two rows of horizontal sums, by whether their number is even: the rows that neighbouring
-// bins share are the last two of the first bin.
-template <typename T>
-struct Scratch {
-  Scratch(int64_t cells, int64_t bins_high, int64_t bins_wide)
-      : map(new T[cells * kBlock]), rows(new T[2 * bins_wide * kBlock]), bins(new T[bins_high * bins_wide * kBlock]),
-        result(new T[bins_high * bins_wide * kBlock]) {}
-
-  std::unique_ptr<T[]> map, rows, bins, result;
-};
 
 // One unit of work. `map` and `pooled` start at its channels, `pooled` has all channels of all regions.
 template <typename Storage>
@@ -52,88 +48,6 @@ struct Unit {
   int64_t channels;
   Scratch<T>& scratch;
 };
-
-template <typename T>
-LABELENC_HOST_DEVICE void sum_row(
-    const RoiPlan<T>& plan, int64_t region, const T* row, int64_t cell_stride, T* sums) {
-  for (int64_t bin = 0; bin < plan.bins_wide; ++bin) {
-    T sum[kBlock] = {};
-    for (const RoiTap<T>& tap : plan.horizontal(region, bin)) {
-      const T* cell = row + tap.cell * cell_stride;
-      for (int64_t c = 0; c < kBlock; ++c) {
-        sum[c] += tap.weight * cell[c];
-      }
-    }
-    std::copy(sum, sum + kBlock, sums + bin * kBlock);
-  }
-}
-
-// `bins` becomes (bins high, bins wide, kBlock).
-template <typename T>
-LABELENC_HOST_DEVICE void pool_region(
-    const RoiPlan<T>& plan, int64_t region, const T* map, int64_t row_stride, int64_t cell_stride,
-    const Scratch<T>& scratch) {
-  const int64_t width = plan.bins_wide * kBlock;
-  int32_t row_in[2] = {-1, -1};
-  for (int64_t bin = 0; bin < plan.bins_high; ++bin) {
-    T* __restrict sums = scratch.bins.get() + bin * width;
-    std::fill(sums, sums + width, T(0));
-    for (const RoiTap<T>& tap : plan.vertical(region, bin)) {
-      const int slot = tap.cell & 1;
-      T* row = scratch.rows.get() + slot * width;
-      if (row_in[slot] != tap.cell) {
-        sum_row(plan, region, map + tap.cell * row_stride, cell_stride, row);
-        row_in[slot] = tap.cell;
-      }
-      for (int64_t i = 0; i < width; ++i) {
-        sums[i] += tap.weight * row[i];
-      }
-    }
-  }
-}
-
-template <typename T>
-LABELENC_HOST_DEVICE void spread_row(const RoiPlan<T>& plan, int64_t region, const T* grads, T* row) {
-  for (int64_t bin = 0; bin < plan.bins_wide; ++bin) {
-    const T* grad = grads + bin * kBlock;
-    for (const RoiTap<T>& tap : plan.horizontal(region, bin)) {
-      T* cell = row + tap.cell * kBlock;
-      for (int64_t c = 0; c < kBlock; ++c) {
-        cell[c] += tap.weight * grad[c];
-      }
-    }
-  }
-}
-
-// Adds the gradient of a region, `bins` (bins high, bins wide, kBlock), to the block.
-template <typename T>
-LABELENC_HOST_DEVICE void spread_region(
-    const RoiPlan<T>& plan, int64_t region, T* map, int64_t row_stride, const Scratch<T>& scratch) {
-  const int64_t width = plan.bins_wide * kBlock;
-  int32_t row_in[2] = {-1, -1};
-  for (int64_t bin = 0; bin < plan.bins_high; ++bin) {
-    const T* grads = scratch.bins.get() + bin * width;
-    for (const RoiTap<T>& tap : plan.vertical(region, bin)) {
-      const int slot = tap.cell & 1;
-      T* __restrict row = scratch.rows.get() + slot * width;
-      if (row_in[slot] != tap.cell) {
-        if (row_in[slot] >= 0) {
-          spread_row(plan, region, row, map + row_in[slot] * row_stride);
-        }
-        std::fill(row, row + width, T(0));
-        row_in[slot] = tap.cell;
-      }
-      for (int64_t i = 0; i < width; ++i) {
-        row[i] += tap.weight * grads[i];
-      }
-    }
-  }
-  for (int slot = 0; slot < 2; ++slot) {
-    if (row_in[slot] >= 0) {
-      spread_row(plan, region, scratch.rows.get() + slot * width, map + row_in[slot] * row_stride);
-    }
-  }
-}
 
 // Calls `visit(touched, offset in the map, offset in the block, cells)` for each tile of a group.
 template <typename Storage, typename Visit>
@@ -156,7 +70,7 @@ LABELENC_HOST_DEVICE void pool(const Unit<Storage>& unit) {
   T* block = unit.scratch.map.get();
   const MapView<const Storage> map{
       unit.map.data, unit.map.channel_stride, unit.map.row_stride, unit.map.cell_stride};
-  for_each_tile(unit, [&](bool touched, int64_t from, int64_t to, int64_t cells) __attribute__((always_inline)) {
+  for_each_tile(unit, [&](bool touched, int64_t from, int64_t to, int64_t cells) LABELENC_INLINED {
     if (touched) {
       pack_cells(map, map.data + from, cells, unit.channels, block + to);
     }
@@ -179,7 +93,7 @@ template <typename Storage>
 LABELENC_HOST_DEVICE void spread(const Unit<Storage>& unit) {
   using T = typename RoiCompute<Storage>::Type;
   T* block = unit.scratch.map.get();
-  for_each_tile(unit, [&](bool touched, int64_t, int64_t to, int64_t cells) __attribute__((always_inline)) {
+  for_each_tile(unit, [&](bool touched, int64_t, int64_t to, int64_t cells) LABELENC_INLINED {
     if (touched) {
       std::fill(block + to, block + to + cells * kBlock, T(0));
     }
@@ -200,7 +114,7 @@ LABELENC_HOST_DEVICE void spread(const Unit<Storage>& unit) {
     spread_region(unit.plan, region, block, unit.group.width * kBlock, unit.scratch);
   }
   const T nothing[kTileCells * kBlock] = {};
-  for_each_tile(unit, [&](bool touched, int64_t from, int64_t to, int64_t cells) __attribute__((always_inline)) {
+  for_each_tile(unit, [&](bool touched, int64_t from, int64_t to, int64_t cells) LABELENC_INLINED {
     unpack_cells(unit.map, unit.map.data + from, cells, unit.channels, touched ? block + to : nothing);
   });
 }

@@ -3,6 +3,7 @@
 
 #include "../roi_align_arguments.h"
 #include "../roi_sampling.h"
+#include "channel_block.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -12,7 +13,7 @@
 namespace labelenc {
 
 // Cells of a row that are moved together between a map and a block of channels.
-constexpr int64_t kTileCells = 16;
+constexpr int64_t kTileCells = kBlock;
 
 // One image of one level, its regions [first, last) and which tiles of kTileCells cells these take part of.
 struct RoiGroup {
