@@ -50,7 +50,7 @@ def roi_align(
 
     Raises:
         ValueError: on wrong shapes, types or settings, or (on the CPU) an image index outside 0..N-1. On a
-            GPU, where looking at indices would stall the stream, such a region gives 0 and gets no gradient.
+            GPU, where looking at indices would stall the stream, the kernels give such a region 0.
     """
     return multilevel_roi_align(
         [features],

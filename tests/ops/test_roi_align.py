@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor
 
 from labelenc import ops
-from labelenc.ops import reference
+from labelenc.ops import library, reference
 
 
 def random_rois(count: int, images: int, extent: float) -> Tensor:
@@ -162,6 +162,8 @@ def test_regions_much_larger_than_the_map(seed: int) -> None:
     expected = torchvision.ops.roi_align(features, large, (1, 2), 0.25, 0)
     found = ops.roi_align(features, large, (1, 2), 0.25, 0)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    if library.build is None:
+        pytest.skip("plain PyTorch does look at all samples")
     endless = torch.tensor([[0, -1e30, -1e30, 1e30, 1e30], [0, -1e30, 2, 1e30, 8], [0, -1e8, -1e8, 1e8, 1e8]])
     assert ops.roi_align(features.float(), endless, (2, 2), 0.25, 0).abs().max() < 1e-6
 
