@@ -123,6 +123,23 @@ def roi_align(
     return (pooled[0] if len(pooled) == 1 else torch.cat(pooled)).to(features.dtype)
 
 
+def multilevel_roi_align(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    bins_high: int,
+    bins_wide: int,
+    scales: Sequence[float],
+    sampling_ratio: int,
+) -> Tensor:
+    """:func:`roi_align` of every RoI on its own map, ``features[levels[k]]`` for RoI k."""
+    pooled = [
+        roi_align(feature, rois[levels == level], (bins_high, bins_wide), scale, sampling_ratio)
+        for level, (feature, scale) in enumerate(zip(features, scales, strict=True))
+    ]
+    return torch.cat(pooled).index_select(0, levels.argsort(stable=True).argsort())
+
+
 def _roi_align_portion(
     cells: Tensor, rois: tuple[Tensor, ...], output_size: tuple[int, int], map_size: torch.Size
 ) -> Tensor:

@@ -11,6 +11,12 @@
 
 STABLE_TORCH_LIBRARY(labelenc, m) {
   m.def("nms_sorted(Tensor boxes, Tensor? groups, float iou_threshold, bool legacy_offset) -> Tensor");
+  m.def(
+      "multilevel_roi_align(Tensor[] features, Tensor rois, Tensor levels, int bins_high, int bins_wide, "
+      "float[] scales, int sampling_ratio) -> Tensor");
+  m.def(
+      "multilevel_roi_align_backward(Tensor grad, Tensor[] features, Tensor rois, Tensor levels, int bins_high, "
+      "int bins_wide, float[] scales, int sampling_ratio) -> Tensor[]");
 }
 
 namespace {

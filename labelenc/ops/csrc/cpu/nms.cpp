@@ -5,6 +5,7 @@
 // threads. Boxes that are gone are squeezed out when they are the majority.
 #include "../iou.h"
 #include "../nms_arguments.h"
+#include "clones.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -15,13 +16,6 @@
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-
-// One build for all x86-64 machines that still uses the vector width of the one it runs on.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define LABELENC_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#else
-#define LABELENC_CLONES
-#endif
 
 namespace labelenc {
 namespace {

@@ -5,13 +5,11 @@
 // rows into the set of removed boxes. Chunks bound the memory for the bits, and nothing waits for the host.
 #include "../iou.h"
 #include "../nms_arguments.h"
+#include "stream.h"
 
 #include <algorithm>
 #include <cstdint>
 
-#include <cuda_runtime.h>
-
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -108,12 +106,6 @@ __global__ void __launch_bounds__(kScanThreads) scan_rows(
     }
     __syncthreads();
   }
-}
-
-cudaStream_t current_stream(int32_t device) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  return static_cast<cudaStream_t>(stream);
 }
 
 template <typename T>
