@@ -13,7 +13,7 @@ STABLE_TORCH_LIBRARY(labelenc, m) {
   m.def("nms_sorted(Tensor boxes, Tensor? groups, float iou_threshold, bool legacy_offset) -> Tensor");
   m.def("focal_loss(Tensor logits, Tensor targets, float gamma, float alpha, bool total) -> Tensor");
   m.def("focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, float gamma, float alpha) -> Tensor");
-  m.def("label_map(Tensor boxes, Tensor slots, Tensor? scales, int count, int height, int width) -> Tensor");
+  m.def("label_map(Tensor boxes, Tensor slots, Tensor? scales, SymInt count, SymInt height, SymInt width) -> Tensor");
 }
 
 namespace {
