@@ -9,7 +9,10 @@ from torch import Tensor
 
 from . import library, reference
 
-SCHEMA = "label_map(Tensor boxes, Tensor slots, Tensor? scales, SymInt count, SymInt height, SymInt width) -> Tensor"
+SCHEMA = (
+    "label_map(Tensor boxes, Tensor slots, Tensor? scales, SymInt count, SymInt height, SymInt width)"
+    " -> Tensor"
+)
 
 
 @torch.no_grad()
