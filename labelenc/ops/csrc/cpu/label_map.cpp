@@ -1,7 +1,7 @@
 // Boxes drawn as pixelwise maxima into one map per slot, on the CPU.
 //
-// A band of rows is cleared and drawn while it is in the cache. Only pixels inside boxes are computed, each from two
-// profiles: the box's values along x, computed once per band, and one value along y per row.
+// Only pixels inside boxes are touched once the maps are cleared, each from two profiles: the box's values along x,
+// computed once per band of rows, and one value along y per row.
 #include "../label_map.h"
 #include "../label_map_arguments.h"
 #include "clones.h"
@@ -91,7 +91,6 @@ void run(const Slots& slots, int64_t count, int64_t height, int64_t width, float
       const int64_t slot = i / bands, first_row = i % bands * kBandRows;
       const int64_t last_row = std::min(first_row + kBandRows, height);
       float* map = out + slot * height * width;
-      std::fill(map + first_row * width, map + last_row * width, 0.0f);
       for (int64_t k = slots.begins[slot]; k < slots.begins[slot + 1]; ++k) {
         draw(slots.drawings[k], first_row, last_row, width, map, profile.data());
       }
@@ -107,7 +106,7 @@ Tensor label_map(
   if (scales.has_value()) {
     dense_scales = torch::stable::contiguous(*scales);
   }
-  Tensor out = torch::stable::new_empty(boxes, {count, height, width});
+  Tensor out = torch::stable::new_zeros(boxes, {count, height, width});
   const Slots sorted = by_slot(
       static_cast<const float*>(dense.const_data_ptr()), static_cast<const int64_t*>(dense_slots.const_data_ptr()),
       dense_scales.has_value() ? static_cast<const float*>(dense_scales->const_data_ptr()) : nullptr, boxes.size(0),
