@@ -6,10 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-FLT_MIN = torch.finfo(torch.float32).tiny
-CPU_CHUNK = 1 << 18
+from . import library, reference
+
+SCHEMA = "focal_loss(Tensor logits, Tensor targets, float gamma, float alpha, bool total) -> Tensor"
+BACKWARD_SCHEMA = (
+    "focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, float gamma, float alpha) -> Tensor"
+)
+# Elements that the plain form works on at a time, of which it keeps about ten copies.
+STAND_IN_CHUNK = 1 << 20
 
 
 def sigmoid_focal_loss(
@@ -25,15 +30,19 @@ def sigmoid_focal_loss(
         reduction: "sum" gives a scalar, "none" (N, C).
 
     Returns:
-        float32 (float64 for float64 logits). ``log p`` is clamped at the smallest normal float32 and
-        ``log(1 - p)`` is computed without cancellation, so that finite logits give finite losses; the
-        gradient is the unclamped one. It can be differentiated once.
+        float32 (float64 for float64 logits), under autocast too: it has nothing to change here. ``log p`` is
+        clamped at the smallest normal float32 and ``log(1 - p)`` is computed without cancellation, so that
+        finite logits give finite losses; the gradient is the unclamped one. It can be differentiated once.
+        A sum takes no memory besides the logits; the gradient is computed from them on the way back.
 
     Raises:
         ValueError: on wrong shapes or types, an unknown reduction, or (on the CPU) a target outside -1..C.
     """
     _check(logits, targets, gamma, reduction)
-    return _FocalLoss.apply(logits, targets, float(gamma), float(alpha), reduction == "sum")
+    loss: Tensor = torch.ops.labelenc.focal_loss(
+        logits, targets.to(torch.int64), float(gamma), float(alpha), reduction == "sum"
+    )
+    return loss
 
 
 def _check(logits: Tensor, targets: Tensor, gamma: float, reduction: str) -> None:
@@ -47,7 +56,7 @@ def _check(logits: Tensor, targets: Tensor, gamma: float, reduction: str) -> Non
         raise ValueError(f"reduction must be 'sum' or 'none', got {reduction!r}")
     if not gamma >= 0:
         raise ValueError(f"gamma must be at least 0, got {gamma}")
-    # Looking at values would stall a GPU's stream and break a compiled graph: there the gather fails instead.
+    # Looking at values would stall a GPU's stream and break a compiled graph: the kernel asserts there.
     if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
         low, high = (int(v) for v in targets.aminmax())
         if low < -1 or high > logits.shape[1]:
@@ -56,81 +65,55 @@ def _check(logits: Tensor, targets: Tensor, gamma: float, reduction: str) -> Non
             )
 
 
-class _FocalLoss(torch.autograd.Function):
-    """For the sum the slope is found along with the loss and kept in place of the logits, else later."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, gamma: float, alpha: float, total: bool) -> Tensor:
-        ctx.gamma, ctx.alpha, ctx.total = gamma, alpha, total
-        keep_slope = total and ctx.needs_input_grad[0]
-        slope = torch.empty_like(logits) if keep_slope else None
-        losses, row = [], 0
-        for x, t in _chunks(logits, targets):
-            loss, chunk_slope = _elements(x, t, gamma, alpha, with_slope=keep_slope)
-            losses.append(loss.sum() if total else loss)
-            if slope is not None and chunk_slope is not None:
-                slope[row : row + len(x)] = chunk_slope
-            row += len(x)
-        if slope is not None:
-            ctx.save_for_backward(slope)
-        elif not total:
-            ctx.save_for_backward(logits, targets)
-        return torch.stack(losses).sum() if total else torch.cat(losses)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.total:
-            (slope,) = ctx.saved_tensors
-            return slope * grads[0].to(slope.dtype), None, None, None, None
-        logits, targets = ctx.saved_tensors
-        grad, row = torch.empty_like(logits), 0
-        for x, t in _chunks(logits, targets):
-            _, slope = _elements(x, t, ctx.gamma, ctx.alpha, with_slope=True)
-            if slope is not None:
-                grad[row : row + len(x)] = slope.mul_(grads[0][row : row + len(x)])
-            row += len(x)
-        return grad, None, None, None, None
+def _loss_type(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def _chunks(logits: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Row blocks small enough for the caches of a CPU; a GPU takes everything at once."""
-    rows = CPU_CHUNK // max(1, logits.shape[1]) if logits.device.type == "cpu" else len(logits)
-    rows = max(1, rows)
-    return list(zip(logits.split(rows), targets.split(rows), strict=True))
+def _stand_in(logits: Tensor, targets: Tensor, gamma: float, alpha: float, total: bool) -> Tensor:
+    losses = [
+        reference.sigmoid_focal_loss(x.to(_loss_type(logits)), t, gamma, alpha)
+        for x, t in _chunks(logits, targets)
+    ]
+    return torch.stack([loss.sum() for loss in losses]).sum() if total else torch.cat(losses)
 
 
-def _elements(
-    logits: Tensor, targets: Tensor, gamma: float, alpha: float, with_slope: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Loss and, if asked for, d loss / d logit of every element.
-
-    A row has at most one positive column: everything is computed as background, then that column is replaced.
-    """
-    x = logits if logits.dtype == torch.float64 else logits.float()
-    p = torch.sigmoid(x)
-    minus_log_not_p = torch.nn.functional.softplus(x)
-    weight = (p * p if gamma == 2 else p.pow(gamma)).mul_(1 - alpha)
-    loss = weight * minus_log_not_p
-    slope = None
-    if with_slope:
-        slope = minus_log_not_p.mul_(1 - p).mul_(gamma).add_(p).mul_(weight)
-    if x.shape[1]:
-        column = (targets.long() - 1).clamp_(min=0)[:, None]
-        _patch_positive(loss, slope, p.gather(1, column), column, targets[:, None], gamma, alpha)
-    return loss, slope
+def _backward_stand_in(grad: Tensor, logits: Tensor, targets: Tensor, gamma: float, alpha: float) -> Tensor:
+    slopes = [
+        reference.sigmoid_focal_loss_slope(x.to(_loss_type(logits)), t, gamma, alpha).mul_(g).to(logits.dtype)
+        for x, t, g in _chunks(logits, targets, grad.expand(logits.shape))
+    ]
+    return torch.cat(slopes)
 
 
-def _patch_positive(
-    loss: Tensor, slope: Tensor | None, p: Tensor, column: Tensor, targets: Tensor, gamma: float, alpha: float
-) -> None:
-    """Writes the positive columns and clears the ignored rows, in place; p, column, targets are (N, 1)."""
-    log_p = p.clamp(min=FLT_MIN).log_()
-    weight = (1 - p).pow(gamma).mul_(alpha)
-    positive, ignored = targets > 0, targets < 0
-    loss.scatter_(1, column, torch.where(positive, -weight * log_p, loss.gather(1, column)))
-    loss.masked_fill_(ignored, 0)
-    if slope is not None:
-        value = weight * (gamma * p * log_p + p - 1)
-        slope.scatter_(1, column, torch.where(positive, value, slope.gather(1, column)))
-        slope.masked_fill_(ignored, 0)
+def _chunks(*tensors: Tensor) -> Any:
+    rows = max(1, STAND_IN_CHUNK // max(1, tensors[0].shape[1]))
+    return zip(*(t.split(rows) for t in tensors), strict=True)
+
+
+def _fake(logits: Tensor, targets: Tensor, gamma: float, alpha: float, total: bool) -> Tensor:
+    return logits.new_empty(() if total else logits.shape, dtype=_loss_type(logits))
+
+
+def _backward_fake(grad: Tensor, logits: Tensor, targets: Tensor, gamma: float, alpha: float) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    logits, targets, ctx.gamma, ctx.alpha, _ = inputs
+    ctx.save_for_backward(logits, targets)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    logits, targets = ctx.saved_tensors
+    slope = torch.ops.labelenc.focal_loss_backward(grad, logits, targets, ctx.gamma, ctx.alpha)
+    return slope, None, None, None, None
+
+
+def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError("sigmoid_focal_loss can be differentiated only once")
+
+
+library.complete(SCHEMA, _stand_in, _fake)
+library.complete(BACKWARD_SCHEMA, _backward_stand_in, _backward_fake)
+torch.library.register_autograd("labelenc::focal_loss", _backward, setup_context=_keep)
+torch.library.register_autograd("labelenc::focal_loss_backward", _no_second_derivative)

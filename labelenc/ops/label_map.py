@@ -7,6 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from . import library, reference
+
+SCHEMA = (
+    "label_map(Tensor boxes, Tensor slots, Tensor? scales, SymInt count, SymInt height, SymInt width)"
+    " -> Tensor"
+)
+
 
 @torch.no_grad()
 def label_map(
@@ -32,31 +39,55 @@ def label_map(
             draws ``min(2u, 1)``), or None.
 
     Returns:
-        float32 (len(boxes), num_classes, height, width) on the boxes' device. Boxes of no area or with
-        coordinates that are not finite leave no trace.
+        float32 (len(boxes), num_classes, height, width) on the boxes' device, under autocast too. Boxes of no
+        area or with coordinates that are not finite leave no trace. There is no gradient.
 
     Raises:
-        ValueError: when lengths disagree or a label is outside 1..num_classes; it names the image's index.
+        ValueError: when lengths disagree or (on the CPU) a label is outside 1..num_classes; it names the
+            image's index.
     """
-    _check(boxes, labels, scales)
-    device = boxes[0].device if len(boxes) else torch.device("cpu")
-    out = torch.zeros(len(boxes), num_classes, height, width, device=device)
-    if sum(len(b) for b in boxes) == 0:
-        return out
-    flat = torch.cat([b.reshape(-1, 4) for b in boxes]).float()
-    factor = torch.cat(list(scales)).float() if scales is not None else None
-    valid = flat.isfinite().all(dim=1) & (flat[:, 2] > flat[:, 0]) & (flat[:, 3] > flat[:, 1])
-    # min(ax, ay) = 1 - max(...), and a factor >= 0 commutes with the minimum, so two profiles say it all.
-    profile_x = _profile(flat[:, 0], flat[:, 2], width, factor)
-    profile_y = _profile(flat[:, 1], flat[:, 3], height, factor)
-    for image, i, channel, (x0, y0, x1, y1) in _windows(flat, valid, boxes, labels, out.shape):
-        target = out[image, channel, y0:y1, x0:x1]
-        value = torch.minimum(profile_y[i, y0:y1, None], profile_x[i, None, x0:x1])
-        torch.maximum(target, value, out=target)
-    return out
+    _check(boxes, labels, num_classes, scales)
+    if not len(boxes):
+        return torch.zeros(0, num_classes, height, width)
+    flat, slots, factors = _flatten(boxes, labels, num_classes, scales)
+    count = len(boxes) * num_classes
+    maps: Tensor = torch.ops.labelenc.label_map(flat, slots, factors, count, height, width)
+    return maps.view(len(boxes), num_classes, height, width)
 
 
-def _check(boxes: Sequence[Tensor], labels: Sequence[Tensor], scales: Sequence[Tensor] | None) -> None:
+@torch.no_grad()
+def compact_label_map(
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    num_classes: int,
+    height: int,
+    width: int,
+    scales: Sequence[Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The channels of :func:`label_map` whose class is present in their image; the others are 0.
+
+    Arguments and errors are those of :func:`label_map`. On a GPU the host waits once, to learn P.
+
+    Returns:
+        ``(maps, images, channels)``: float32 (P, height, width), int64 (P,) and int64 (P,), where P is the
+        number of pairs of an image and a class that has a box in it, also one that leaves no trace. They are
+        ordered by image, then class. With ``dense = label_map(...)``, ``maps`` is
+        ``dense[images, channels]``; the class of a channel is ``channel + 1``.
+    """
+    _check(boxes, labels, num_classes, scales)
+    if not len(boxes):
+        none = torch.zeros(0, dtype=torch.int64)
+        return torch.zeros(0, height, width), none, none
+    flat, slots, factors = _flatten(boxes, labels, num_classes, scales)
+    present, rank = slots.unique(return_inverse=True)
+    rank = torch.where(slots < 0, slots, rank)
+    maps = torch.ops.labelenc.label_map(flat, rank, factors, present.shape[0], height, width)
+    return maps, present // num_classes, present % num_classes
+
+
+def _check(
+    boxes: Sequence[Tensor], labels: Sequence[Tensor], num_classes: int, scales: Sequence[Tensor] | None
+) -> None:
     if len(boxes) != len(labels) or (scales is not None and len(scales) != len(boxes)):
         raise ValueError(f"label_map: {len(boxes)} images have boxes; labels or scales are of another number")
     for image, image_boxes in enumerate(boxes):
@@ -67,34 +98,37 @@ def _check(boxes: Sequence[Tensor], labels: Sequence[Tensor], scales: Sequence[T
             raise ValueError(
                 f"label_map: image {image} of the batch: boxes, labels, scales have lengths {counts}"
             )
+        # Looking at values would stall a GPU's stream and break a compiled graph.
+        if image_boxes.device.type == "cpu" and len(image_boxes) and not torch.compiler.is_compiling():
+            _check_range(image, labels[image], num_classes)
 
 
-def _profile(low: Tensor, high: Tensor, size: int, factor: Tensor | None) -> Tensor:
-    """Values along one axis (K, size): ``1 - |x - centre| / extent`` where at least 0.5, times factor."""
-    position = torch.arange(size, device=low.device, dtype=torch.float32)
-    centre, extent = (low + high) / 2, high - low
-    value = 1 - (position - centre[:, None]).abs() / extent[:, None]
-    value = torch.where(value >= 0.5, value, torch.zeros_like(value))
-    return value if factor is None else value * factor[:, None]
+def _check_range(image: int, labels: Tensor, num_classes: int) -> None:
+    low, high = (int(v) for v in labels.aminmax())
+    if low < 1 or high > num_classes:
+        raise ValueError(
+            f"label_map: image {image} of the batch has label {low if low < 1 else high}, "
+            f"allowed: 1..{num_classes}"
+        )
 
 
-def _windows(
-    flat: Tensor, valid: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor], shape: torch.Size
-) -> list[tuple[int, int, int, tuple[int, int, int, int]]]:
-    """(image, row of flat, channel, window) of the boxes that touch the image; one transfer to the host."""
-    _, classes, height, width = shape
-    limit = torch.tensor([width, height, width, height], device=flat.device)
-    corners = torch.cat([flat[:, :2].floor(), flat[:, 2:].ceil() + 1], dim=1).nan_to_num()
-    corners = corners.clamp(min=0).minimum(limit).long()
-    classes_and_valid = torch.stack([torch.cat(list(labels)).long(), valid.long()], dim=1)
-    table = torch.cat([corners, classes_and_valid], dim=1).tolist()
-    images = [image for image, b in enumerate(boxes) for _ in range(len(b))]
-    found = []
-    for i, (image, (x0, y0, x1, y1, label, ok)) in enumerate(zip(images, table, strict=True)):
-        if not 1 <= label <= classes:
-            raise ValueError(
-                f"label_map: image {image} of the batch has label {label}, allowed: 1..{classes}"
-            )
-        if ok and x1 > x0 and y1 > y0:
-            found.append((image, i, label - 1, (x0, y0, x1, y1)))
-    return found
+def _flatten(
+    boxes: Sequence[Tensor], labels: Sequence[Tensor], num_classes: int, scales: Sequence[Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """All boxes (K, 4), the channel of the whole batch that each is drawn in (K,), and their factors (K,)."""
+    flat = torch.cat([b.reshape(-1, 4) for b in boxes]).detach().float()
+    channels = [label.to(flat.device, torch.int64) - 1 for label in labels]
+    # A label out of range must not pass for one of the next image: -1 fails in the kernel.
+    slots = [
+        torch.where((c >= 0) & (c < num_classes), c + image * num_classes, -1)
+        for image, c in enumerate(channels)
+    ]
+    factors = None if scales is None else torch.cat(list(scales)).detach().float()
+    return flat, torch.cat(slots), factors
+
+
+def _fake(boxes: Tensor, slots: Tensor, scales: Tensor | None, count: int, height: int, width: int) -> Tensor:
+    return boxes.new_empty((count, height, width))
+
+
+library.complete(SCHEMA, reference.label_map_slots, _fake)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
-
-from . import reference
 
 REINSTALL = "Compile it anew with `pip install --no-build-isolation -e .` (INSTALL.md)."
-NMS_SCHEMA = "nms_sorted(Tensor boxes, Tensor? groups, float iou_threshold, bool legacy_offset) -> Tensor"
 
 _registrations = torch.library.Library("labelenc", "FRAGMENT")
 
@@ -54,10 +53,14 @@ def load_library(folder: Path) -> Build | None:
     except OSError as error:
         raise ImportError(f"the compiled part of labelenc.ops doesn't load: {_reason(str(error))}") from error
     describe = getattr(ctypes.CDLL(str(path)), "labelenc_build", None)
-    if describe is None or not hasattr(torch.ops.labelenc, "nms_sorted"):
-        raise ImportError(f"the compiled part of labelenc.ops is older than its Python part. {REINSTALL}")
+    if describe is None:
+        raise _outdated()
     describe.restype = ctypes.c_char_p
     return Build(path, *describe().decode().split("|"))
+
+
+def _outdated() -> ImportError:
+    return ImportError(f"the compiled part of labelenc.ops is older than its Python part. {REINSTALL}")
 
 
 def _reason(message: str) -> str:
@@ -84,45 +87,55 @@ def has_kernel(name: str, device: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"labelenc::{name}", device)
 
 
-def _nms_through_cpu(
-    boxes: Tensor, groups: Tensor | None, iou_threshold: float, legacy_offset: bool
-) -> Tensor:
-    warn_about_gpu()
-    on_cpu = None if groups is None else groups.cpu()
-    keep: Tensor = torch.ops.labelenc.nms_sorted(boxes.cpu(), on_cpu, iou_threshold, legacy_offset)
-    return keep.to(boxes.device)
+def complete(schema: str, stand_in: Callable, fake: Callable, on_gpu: Callable | None = None) -> None:
+    """Make ``torch.ops.labelenc.<name>`` whole, whatever was compiled.
+
+    Args:
+        schema: as in csrc/registration.cpp, ``name(Tensor x, …) -> Tensor``.
+        stand_in: the operation in plain PyTorch, where it was not compiled at all.
+        fake: shapes and types of the results, for torch.compile.
+        on_gpu: stands in for missing GPU kernels; None is ``stand_in``.
+
+    Raises:
+        ImportError: the compiled library lacks the operation, so it is older than this file.
+    """
+    name = schema.split("(")[0]
+    if build is None:
+        _registrations.define(schema)
+        _registrations.impl(name, stand_in, "CPU")
+    elif not hasattr(torch.ops.labelenc, name):
+        raise _outdated()
+    if not has_kernel(name, "CUDA"):
+        _registrations.impl(name, _warning_first(on_gpu or stand_in), "CUDA")
+    torch.library.register_fake(f"labelenc::{name}", fake, lib=_registrations)
 
 
-def _nms_fake(boxes: Tensor, groups: Tensor | None, iou_threshold: float, legacy_offset: bool) -> Tensor:
-    return boxes.new_empty(boxes.shape[0], dtype=torch.bool)
+def _warning_first(call: Callable) -> Callable:
+    @functools.wraps(call)
+    def warn_and_call(*args: Any) -> Any:
+        warn_about_gpu()
+        return call(*args)
+
+    return warn_and_call
 
 
 _gpu_warned = False
 
 
 def warn_about_gpu() -> None:
-    """Says once per process that a GPU tensor makes a detour over the CPU."""
+    """Says once per process that an operation on GPU tensors has no kernel there."""
     global _gpu_warned
-    if _gpu_warned:
+    if _gpu_warned or build is None:
         return
     _gpu_warned = True
     warnings.warn(
-        "labelenc.ops was compiled without CUDA kernels: tensors on the GPU are copied to the CPU and back. "
-        "For kernels on the GPU run `FORCE_CUDA=1 pip install --no-build-isolation -e .` (INSTALL.md).",
+        "labelenc.ops was compiled without CUDA kernels: operations on GPU tensors run in plain PyTorch or "
+        "on the CPU. For kernels on the GPU run `FORCE_CUDA=1 pip install --no-build-isolation -e .` "
+        "(INSTALL.md).",
         RuntimeWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
 
 
-def _complete() -> None:
-    if build is None:
-        _registrations.define(NMS_SCHEMA)
-        _registrations.impl("nms_sorted", reference.nms_sorted, "CPU")
-    if not has_kernel("nms_sorted", "CUDA"):
-        _registrations.impl("nms_sorted", _nms_through_cpu, "CUDA")
-    torch.library.register_fake("labelenc::nms_sorted", _nms_fake, lib=_registrations)
-
-
 build = load_library(Path(__file__).parent)
-has_cuda_kernels = build is not None and has_kernel("nms_sorted", "CUDA")
-_complete()
+has_cuda_kernels = build is not None and build.cuda_architectures != ""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import library  # noqa: F401  (its import makes torch.ops.labelenc complete)
+from . import library, reference
+
+SCHEMA = "nms_sorted(Tensor boxes, Tensor? groups, float iou_threshold, bool legacy_offset) -> Tensor"
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, legacy_offset: bool = False) -> Tensor:
@@ -70,3 +72,17 @@ def _suppress(
     keep = torch.ops.labelenc.nms_sorted(boxes, groups, iou_threshold, legacy_offset)
     # order[keep] would start threads for this little work, which costs milliseconds on a busy machine.
     return order.masked_select(keep)
+
+
+def _through_cpu(boxes: Tensor, groups: Tensor | None, iou_threshold: float, legacy_offset: bool) -> Tensor:
+    # The plain form looks at every box in turn, which would stall a GPU each time.
+    on_cpu = None if groups is None else groups.cpu()
+    keep: Tensor = torch.ops.labelenc.nms_sorted(boxes.cpu(), on_cpu, iou_threshold, legacy_offset)
+    return keep.to(boxes.device)
+
+
+def _fake(boxes: Tensor, groups: Tensor | None, iou_threshold: float, legacy_offset: bool) -> Tensor:
+    return boxes.new_empty(boxes.shape[0], dtype=torch.bool)
+
+
+library.complete(SCHEMA, reference.nms_sorted, _fake, on_gpu=_through_cpu)

@@ -62,6 +62,20 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, gamma: float, alpha: flo
     return torch.where(targets[:, None] >= 0, loss, torch.zeros_like(loss))
 
 
+def sigmoid_focal_loss_slope(logits: Tensor, targets: Tensor, gamma: float, alpha: float) -> Tensor:
+    """Derivative of :func:`sigmoid_focal_loss` with respect to the logits, without the clamp: (N, C)."""
+    columns = torch.arange(1, logits.shape[1] + 1, device=logits.device)
+    positive = targets[:, None] == columns
+    p, not_p = torch.sigmoid(logits), torch.sigmoid(-logits)
+    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    slope = torch.where(
+        positive,
+        alpha * not_p**gamma * (gamma * p * log_p - not_p),
+        (1 - alpha) * p**gamma * (p - gamma * not_p * log_not_p),
+    )
+    return torch.where(targets[:, None] >= 0, slope, torch.zeros_like(slope))
+
+
 def label_map(
     boxes: Sequence[Tensor],
     labels: Sequence[Tensor],
@@ -76,21 +90,34 @@ def label_map(
     ``1 - max(|x - cx| / w, |y - cy| / h)`` where that is at least 0.5, else 0; a channel is the maximum over
     the boxes of its class. ``labels`` are 1..num_classes, ``scales`` multiply each box's values.
     """
-    device = boxes[0].device if len(boxes) else None
-    out = torch.zeros(len(boxes), num_classes, height, width, device=device)
-    ys = torch.arange(height, device=device, dtype=torch.float32)[:, None]
-    xs = torch.arange(width, device=device, dtype=torch.float32)[None, :]
-    for image, (image_boxes, image_labels) in enumerate(zip(boxes, labels, strict=True)):
-        for i, (x0, y0, x1, y1) in enumerate(image_boxes.float()):
-            w, h = x1 - x0, y1 - y0
-            if not (w > 0 and h > 0 and torch.isfinite(w) and torch.isfinite(h)):
-                continue
-            value = 1 - torch.maximum((xs - (x0 + x1) / 2).abs() / w, (ys - (y0 + y1) / 2).abs() / h)
+    flat = torch.cat([b.reshape(-1, 4) for b in boxes]).float() if len(boxes) else torch.zeros(0, 4)
+    slots = [image * num_classes + label.long() - 1 for image, label in enumerate(labels)]
+    factors = None if scales is None else torch.cat([flat.new_zeros(0), *scales]).float()
+    count = len(boxes) * num_classes
+    maps = label_map_slots(flat, torch.cat([flat.new_zeros(0).long(), *slots]), factors, count, height, width)
+    return maps.reshape(len(boxes), num_classes, height, width)
+
+
+def label_map_slots(
+    boxes: Tensor, slots: Tensor, scales: Tensor | None, count: int, height: int, width: int
+) -> Tensor:
+    """:func:`label_map` of boxes (K, 4) in the maps 0..count-1 that ``slots`` (K,) names -> (count, H, W)."""
+    out = torch.zeros(count, height, width, device=boxes.device)
+    xs = torch.arange(width, device=boxes.device, dtype=torch.float32)
+    ys = torch.arange(height, device=boxes.device, dtype=torch.float32)[:, None]
+    x0, y0, x1, y1 = boxes.unbind(1)
+    w, h = x1 - x0, y1 - y0
+    cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
+    drawn = (w > 0) & (h > 0) & w.isfinite() & h.isfinite()
+    # Two transfers to the host instead of one per box.
+    for i, (slot, is_drawn) in enumerate(zip(slots.tolist(), drawn.tolist(), strict=True)):
+        if not 0 <= slot < count:
+            raise ValueError(f"box {i} is in map {slot} of {count}")
+        if is_drawn:
+            value = 1 - torch.maximum((xs - cx[i]).abs() / w[i], (ys - cy[i]).abs() / h[i])
             value = torch.where(value >= 0.5, value, torch.zeros_like(value))
-            if scales is not None:
-                value = value * scales[image][i].float()
-            channel = out[image, int(image_labels[i]) - 1]
-            torch.maximum(channel, value, out=channel)
+            value = value if scales is None else value * scales[i]
+            torch.maximum(out[slot], value, out=out[slot])
     return out
 
 
@@ -121,6 +148,23 @@ def roi_align(
         # Still a function of the features, as backward() expects of a loss.
         return features[:0, :, :1, :1].expand(0, channels, *output_size)
     return (pooled[0] if len(pooled) == 1 else torch.cat(pooled)).to(features.dtype)
+
+
+def multilevel_roi_align(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    bins_high: int,
+    bins_wide: int,
+    scales: Sequence[float],
+    sampling_ratio: int,
+) -> Tensor:
+    """:func:`roi_align` of every RoI on its own map, ``features[levels[k]]`` for RoI k."""
+    pooled = [
+        roi_align(feature, rois[levels == level], (bins_high, bins_wide), scale, sampling_ratio)
+        for level, (feature, scale) in enumerate(zip(features, scales, strict=True))
+    ]
+    return torch.cat(pooled).index_select(0, levels.argsort(stable=True).argsort())
 
 
 def _roi_align_portion(

@@ -94,3 +94,11 @@ def test_half_precision_features(seed):
     assert found.dtype == torch.bfloat16
     wanted = pooler([level.float() for level in halves], boxes)
     torch.testing.assert_close(found.float(), wanted, rtol=1e-2, atol=1e-2)
+
+
+def test_nothing_in_it_looks_at_values(seed):
+    """A look at a value would break the graph, and on a GPU stall the stream."""
+    features, boxes = pyramid(), [random_boxes(5, 400, 300), random_boxes(4, 400, 300)]
+    pooler = Pooler(7, SCALES, 2)
+    compiled = torch.compile(pooler, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(features, boxes), pooler(features, boxes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import torchvision
 from torch import Tensor
 
 from labelenc import ops
-from labelenc.ops import focal_loss, reference
+from labelenc.ops import reference
 
+FOCAL_LOSS = importlib.import_module("labelenc.ops.focal_loss")
 FLT_MIN = torch.finfo(torch.float32).tiny
 
 
@@ -23,10 +25,7 @@ def one_hot(targets: Tensor, columns: int) -> Tensor:
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 3.7])
-def test_same_as_torchvision(
-    seed: int, monkeypatch: pytest.MonkeyPatch, gamma: float, reduction: str
-) -> None:
-    monkeypatch.setattr(focal_loss, "CPU_CHUNK", 100)
+def test_same_as_torchvision(seed: int, gamma: float, reduction: str) -> None:
     logits = (torch.randn(57, 6, dtype=torch.float64) * 4).requires_grad_()
     targets = torch.randint(-1, 7, (57,))
     alpha = float(torch.rand(()))
@@ -129,6 +128,126 @@ def test_nothing(shape: tuple[int, int]) -> None:
     assert logits.grad is not None
     assert logits.grad.shape == shape
     assert ops.sigmoid_focal_loss(logits, targets, 2.0, 0.25, "none").shape == shape
+
+
+def exact(logits: Tensor, targets: Tensor, gamma: float, alpha: float) -> tuple[Tensor, Tensor]:
+    """Loss and slope of every element in float64, from logarithms of probabilities."""
+    logits = logits.double()
+    log_p, log_not_p = torch.nn.functional.logsigmoid(logits), torch.nn.functional.logsigmoid(-logits)
+    p, not_p = log_p.exp(), log_not_p.exp()
+    truth = one_hot(targets, logits.shape[1]) > 0
+    loss = torch.where(
+        truth,
+        -alpha * (gamma * log_not_p).exp() * log_p.clamp(min=math.log(FLT_MIN)),
+        (alpha - 1) * (gamma * log_p).exp() * log_not_p,
+    )
+    slope = torch.where(
+        truth,
+        alpha * (gamma * log_not_p).exp() * (gamma * p * log_p - not_p),
+        (1 - alpha) * (gamma * log_p).exp() * (p - gamma * not_p * log_not_p),
+    )
+    used = (targets >= 0)[:, None]
+    return loss * used, slope * used
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.5, 2.0])
+@pytest.mark.parametrize("shape", [(40000, 5), (31, 7001), (3000, 1), (1, 1)])
+def test_accuracy_of_float32(seed: int, shape: tuple[int, int], gamma: float) -> None:
+    logits = (torch.randn(shape) * 5).requires_grad_()
+    targets = torch.randint(-1, shape[1] + 1, shape[:1])
+    expected, slope = exact(logits.detach(), targets, gamma, 0.25)
+    losses = ops.sigmoid_focal_loss(logits, targets, gamma, 0.25, "none")
+    total = ops.sigmoid_focal_loss(logits, targets, gamma, 0.25)
+    assert float(total.detach()) == pytest.approx(float(expected.sum()), rel=3e-7)
+    torch.testing.assert_close(losses.double(), expected, rtol=3e-6, atol=1e-12)
+    for loss, factor in ((losses.sum(), 1), (total * 3, 3), ((losses * losses.detach()).sum(), losses)):
+        (grad,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        torch.testing.assert_close(grad.double(), (factor * slope).detach(), rtol=3e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_kernel_and_reference_agree(seed: int, dtype: torch.dtype) -> None:
+    logits, targets = (torch.randn(300, 11) * 3).to(dtype), torch.randint(-1, 12, (300,))
+    wide = logits.double() if dtype == torch.float64 else logits.float()
+    found = ops.sigmoid_focal_loss(logits, targets, 2.0, 0.25, "none")
+    torch.testing.assert_close(found, reference.sigmoid_focal_loss(wide, targets, 2.0, 0.25))
+    grad = torch.rand_like(wide)
+    slope = torch.ops.labelenc.focal_loss_backward(grad, logits, targets, 2.0, 0.25)
+    expected = grad * reference.sigmoid_focal_loss_slope(wide, targets, 2.0, 0.25)
+    torch.testing.assert_close(slope, expected.to(dtype))
+
+
+def test_stand_in_is_the_definition_in_chunks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FOCAL_LOSS, "STAND_IN_CHUNK", 20)
+    logits, targets = torch.randn(17, 4), torch.randint(-1, 5, (17,))
+    for total, grad in ((True, torch.tensor(2.0)), (False, torch.rand(17, 4))):
+        expected = ops.sigmoid_focal_loss(logits, targets, 1.5, 0.25, "sum" if total else "none")
+        torch.testing.assert_close(FOCAL_LOSS._stand_in(logits, targets, 1.5, 0.25, total), expected)
+        slope = torch.ops.labelenc.focal_loss_backward(grad, logits, targets, 1.5, 0.25)
+        found = FOCAL_LOSS._backward_stand_in(grad, logits, targets, 1.5, 0.25)
+        torch.testing.assert_close(found, slope)
+
+
+def test_ignored_rows_may_hold_anything() -> None:
+    logits = torch.tensor([[math.nan, math.inf], [0.5, -0.5]], requires_grad=True)
+    loss = ops.sigmoid_focal_loss(logits, torch.tensor([-1, 1]), 2.0, 0.25)
+    alone = ops.sigmoid_focal_loss(logits.detach()[1:], torch.tensor([1]), 2.0, 0.25)
+    assert torch.equal(loss, alone)
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.equal(logits.grad[0], torch.zeros(2))
+
+
+@pytest.mark.parametrize("target", [0, 1, 2])
+def test_nan_is_not_hidden(target: int) -> None:
+    logits = torch.tensor([[math.nan, 0.0]])
+    assert ops.sigmoid_focal_loss(logits, torch.tensor([target]), 2.0, 0.25).isnan()
+    assert ops.sigmoid_focal_loss(logits, torch.tensor([target]), 1.5, 0.25).isnan()
+
+
+def test_threads_do_not_change_the_sum(seed: int) -> None:
+    logits, targets = torch.randn(9000, 40), torch.randint(-1, 41, (9000,))
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(float(ops.sigmoid_focal_loss(logits, targets, 2.0, 0.25)))
+    finally:
+        torch.set_num_threads(threads)
+    assert results[0] == results[1] == results[2]
+
+
+def test_autocast_changes_nothing(seed: int) -> None:
+    logits, targets = torch.randn(20, 4), torch.randint(-1, 5, (20,))
+    for x in (logits, logits.bfloat16()):
+        expected = ops.sigmoid_focal_loss(x, targets, 2.0, 0.25)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = ops.sigmoid_focal_loss(x, targets, 2.0, 0.25)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
+
+
+def test_second_derivative_is_an_error(seed: int) -> None:
+    logits = torch.randn(5, 2, requires_grad=True)
+    loss = ops.sigmoid_focal_loss(logits, torch.tensor([0, 1, 2, -1, 0]), 2.0, 0.25)
+    (slope,) = torch.autograd.grad(loss, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="only once"):
+        slope.sum().backward()
+
+
+def test_operator_contract(seed: int) -> None:
+    targets = torch.randint(-1, 5, (20,))
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        logits = torch.randn(20, 4).to(dtype)
+        grad = torch.rand(20, 4, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+        for total in (True, False):
+            given = (logits.clone().requires_grad_(), targets, 2.0, 0.25, total)
+            torch.library.opcheck(torch.ops.labelenc.focal_loss.default, given)
+        for g in (grad, grad[0, 0], grad[:1, :1].expand(20, 4)):
+            torch.library.opcheck(
+                torch.ops.labelenc.focal_loss_backward.default, (g, logits, targets, 2.0, 0.25)
+            )
 
 
 def test_no_gradient_keeps_nothing_for_it() -> None:

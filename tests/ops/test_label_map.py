@@ -60,6 +60,95 @@ def test_windows_give_what_the_definition_gives(seed: int) -> None:
         assert torch.equal(drawn, reference.label_map(boxes, labels, 4, 33, 47, factors))
 
 
+def test_many_images_classes_and_boxes(seed: int) -> None:
+    boxes = []
+    for n in (300, 1):
+        corner = torch.rand(n, 2) * torch.tensor([130.0, 90.0]) - 10
+        boxes.append(torch.cat([corner, corner + torch.rand(n, 2) * 60], dim=1))
+    labels = [torch.randint(1, 4, (300,)), torch.tensor([2])]
+    expected = reference.label_map(boxes, labels, 3, 100, 133)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            assert torch.equal(ops.label_map(boxes, labels, 3, 100, 133), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_compact_map_holds_the_classes_present(seed: int) -> None:
+    corner = torch.rand(6, 2) * 20
+    boxes = [
+        torch.cat([corner, corner + 5 + torch.rand(6, 2) * 9], dim=1),
+        torch.zeros(0, 4),
+        corner.repeat(1, 2),
+    ]
+    labels = [
+        torch.tensor([4, 2, 2, 4, 4, 2]),
+        torch.zeros(0, dtype=torch.int64),
+        torch.tensor([5, 1, 1, 1, 1, 1]),
+    ]
+    scales = [torch.rand(len(b)) for b in boxes]
+    for factors in (None, scales):
+        maps, images, channels = ops.compact_label_map(boxes, labels, 5, 30, 36, factors)
+        assert images.tolist() == [0, 0, 2, 2]
+        assert channels.tolist() == [1, 3, 0, 4]
+        dense = ops.label_map(boxes, labels, 5, 30, 36, factors)
+        assert torch.equal(maps, dense[images, channels])
+        dense[images, channels] = 0
+        assert not dense.any()
+        # The boxes of the third image have no area: their classes are there, but nothing is drawn.
+        assert maps[:2].flatten(1).any(1).all()
+        assert not maps[2:].any()
+
+
+def test_compact_map_of_nothing() -> None:
+    no_boxes, no_labels = [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2
+    for arguments in ((no_boxes, no_labels), ([], [])):
+        maps, images, channels = ops.compact_label_map(*arguments, 3, 4, 5)
+        assert (maps.shape, images.shape, channels.shape) == ((0, 4, 5), (0,), (0,))
+        assert images.dtype == channels.dtype == torch.int64
+
+
+def test_autocast_and_gradients_change_nothing() -> None:
+    box, label = torch.tensor([[2.0, 1, 6, 5]], requires_grad=True), torch.tensor([1])
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn = ops.label_map([box], [label], 1, 9, 9)
+        maps, _, _ = ops.compact_label_map([box], [label], 1, 9, 9)
+    assert drawn.dtype == maps.dtype == torch.float32
+    assert not drawn.requires_grad
+    assert not maps.requires_grad
+
+
+def test_operator_contract(seed: int) -> None:
+    corner = torch.rand(5, 2) * 10
+    boxes, slots = torch.cat([corner, corner + 6], dim=1), torch.randint(0, 3, (5,))
+    for scales in (None, torch.rand(5)):
+        given = (boxes, slots, scales, 3, 12, 14)
+        torch.library.opcheck(torch.ops.labelenc.label_map.default, given)
+        assert torch.equal(torch.ops.labelenc.label_map(*given), reference.label_map_slots(*given))
+    spread = torch.stack([boxes, boxes], dim=2)[:, :, 0]
+    every_second = torch.stack([slots, slots], dim=1)[:, 0]
+    found = torch.ops.labelenc.label_map(spread, every_second, None, 3, 12, 14)
+    assert torch.equal(found, reference.label_map_slots(boxes, slots, None, 3, 12, 14))
+    for wrong in (-1, 3):
+        with pytest.raises((RuntimeError, ValueError)):
+            torch.ops.labelenc.label_map(boxes, torch.full_like(slots, wrong), None, 3, 12, 14)
+        with pytest.raises(ValueError):
+            reference.label_map_slots(boxes, torch.full_like(slots, wrong), None, 3, 12, 14)
+
+
+def test_compiles_as_one_graph(seed: int) -> None:
+    corner = torch.rand(5, 2) * 10
+    arguments = ([torch.cat([corner, corner + 6], dim=1)], [torch.randint(1, 4, (5,))], 3, 12, 14)
+    dense = torch.compile(ops.label_map, fullgraph=True, backend="aot_eager")(*arguments)
+    assert torch.equal(dense, ops.label_map(*arguments))
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compact = torch.compile(ops.compact_label_map, fullgraph=True, backend="aot_eager")(*arguments)
+    for found, expected in zip(compact, ops.compact_label_map(*arguments), strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_boxes_that_leave_no_trace() -> None:
     nan, inf = float("nan"), float("inf")
     boxes = torch.tensor(
@@ -111,5 +200,6 @@ ONE = torch.tensor([[1.0, 1, 5, 5]])
 def test_wrong_arguments(
     boxes: list[Tensor], labels: list[Tensor], scales: list[Tensor] | None, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
-        ops.label_map(boxes, labels, 2, 8, 8, scales)
+    for function in (ops.label_map, ops.compact_label_map):
+        with pytest.raises(ValueError, match=message):
+            function(boxes, labels, 2, 8, 8, scales)

@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor
 
 from labelenc import ops
-from labelenc.ops import reference
+from labelenc.ops import library, reference
 
 
 def random_rois(count: int, images: int, extent: float) -> Tensor:
@@ -130,6 +130,44 @@ def test_layout_does_not_matter(seed: int) -> None:
     assert expected.is_contiguous()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [1, 7, 16, 37])
+def test_gradients_of_every_type_layout_and_number_of_channels(
+    seed: int, dtype: torch.dtype, channels: int
+) -> None:
+    plain, rois = torch.randn(2, channels, 21, 35).to(dtype), random_rois(25, 2, 90.0)
+    wide = torch.zeros(2, 21, 70, channels, dtype=dtype)
+    wide[:, :, ::2] = plain.permute(0, 2, 3, 1)
+    layouts = [plain, plain.to(memory_format=torch.channels_last), wide.permute(0, 3, 1, 2)[..., ::2]]
+    compute = dtype if dtype == torch.float64 else torch.float32
+    wanted = plain.to(compute).requires_grad_()
+    expected = torchvision.ops.roi_align(wanted, rois.to(compute), (3, 4), 0.25, 2)
+    upstream = torch.randn_like(expected).to(dtype)
+    (wanted_grad,) = torch.autograd.grad(expected, wanted, upstream.to(compute))
+    for layout in layouts:
+        features = layout.detach().requires_grad_()
+        found = ops.roi_align(features, rois, (3, 4), 0.25, 2)
+        torch.testing.assert_close(found, expected.to(dtype))
+        # Also where the gradient that arrives isn't contiguous.
+        for up in (upstream, upstream.to(memory_format=torch.channels_last)):
+            (grad,) = torch.autograd.grad(found, features, up, retain_graph=True)
+            torch.testing.assert_close(grad, wanted_grad.to(dtype))
+            assert grad.stride() == torch.empty_like(features).stride()
+
+
+def test_regions_much_larger_than_the_map(seed: int) -> None:
+    """The time doesn't grow with them: samples off the map are not looked at one by one."""
+    features = torch.randn(1, 2, 12, 15, dtype=torch.float64)
+    large = torch.tensor([[0, -300, -400, 700, 600], [0, -5000, 2, 9000, 9]], dtype=torch.float64)
+    expected = torchvision.ops.roi_align(features, large, (1, 2), 0.25, 0)
+    found = ops.roi_align(features, large, (1, 2), 0.25, 0)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    if library.build is None:
+        pytest.skip("plain PyTorch does look at all samples")
+    endless = torch.tensor([[0, -1e30, -1e30, 1e30, 1e30], [0, -1e30, 2, 1e30, 8], [0, -1e8, -1e8, 1e8, 1e8]])
+    assert ops.roi_align(features.float(), endless, (2, 2), 0.25, 0).abs().max() < 1e-6
+
+
 def test_no_regions() -> None:
     for features in (
         torch.randn(2, 3, 5, 5, requires_grad=True),
@@ -156,7 +194,7 @@ def test_portions_make_no_difference(seed: int, monkeypatch: pytest.MonkeyPatch,
     features, rois = torch.randn(2, 3, 20, 20, requires_grad=True), random_rois(30, 2, 80.0)
     whole = ops.roi_align(features, rois, (2, 3), 0.25, sampling_ratio)
     monkeypatch.setattr(reference, "CORNERS_AT_ONCE", 250)
-    parts = ops.roi_align(features, rois, (2, 3), 0.25, sampling_ratio)
+    parts = reference.roi_align(features, rois, (2, 3), 0.25, sampling_ratio)
     torch.testing.assert_close(parts, whole)
     upstream = torch.randn_like(whole)
     expected = torch.autograd.grad(whole, features, upstream)
@@ -181,6 +219,7 @@ def test_portions_make_no_difference(seed: int, monkeypatch: pytest.MonkeyPatch,
         ),
         (torch.zeros(1, 3, 4, 5), -torch.ones(1, 5), ((7, 7), 1.0, 2), "allowed: 0 to 0"),
         (torch.zeros(1, 3, 4, 5), torch.full((1, 5), torch.nan), ((7, 7), 1.0, 2), "allowed: 0 to 0"),
+        (torch.zeros(1, 3, 4, 5, dtype=torch.int64), torch.zeros(1, 5), ((7, 7), 1.0, 2), "floating point"),
     ],
 )
 def test_wrong_arguments(features: Tensor, rois: Tensor, settings: tuple, message: str) -> None:

@@ -44,14 +44,8 @@ class Pooler(nn.Module):
         rois = torch.cat(
             [torch.cat([rows.new_full((len(rows), 1), i), rows], dim=1) for i, rows in enumerate(boxes)]
         )
-        levels = self.levels(rois[:, 1:])
-        # By level, so that one exchange with the device serves all of them.
-        order = levels.argsort(stable=True)
-        counts = levels.bincount(minlength=len(self.scales)).tolist()
         size = (self.resolution, self.resolution)
-        parts = rois[order].split(counts)
-        pooled = [
-            ops.roi_align(feature, part, size, scale, self.sampling_ratio)
-            for feature, part, scale in zip(features, parts, self.scales, strict=False)
-        ]
-        return torch.cat(pooled).index_select(0, order.argsort())
+        used = features[: len(self.scales)]
+        return ops.multilevel_roi_align(
+            used, rois, self.levels(rois[:, 1:]), size, self.scales, self.sampling_ratio
+        )

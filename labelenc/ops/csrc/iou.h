@@ -1,44 +1,9 @@
 // Box overlap, shared by the CPU and the CUDA kernels so that both round alike.
 #pragma once
 
-#if defined(__CUDACC__)
-#define LABELENC_HOST_DEVICE __host__ __device__ __forceinline__
-#elif defined(__GNUC__)
-#define LABELENC_HOST_DEVICE inline __attribute__((always_inline))
-#else
-#define LABELENC_HOST_DEVICE inline
-#endif
+#include "arithmetic.h"
 
 namespace labelenc {
-
-// A product that no compiler fuses with the following sum: a fused multiply-add rounds once instead of twice,
-// and a box right at the threshold would then be judged differently on CPU and GPU. The host files are compiled
-// with -ffp-contract=off for the same reason.
-LABELENC_HOST_DEVICE float product(float a, float b) {
-#if defined(__CUDA_ARCH__)
-  return __fmul_rn(a, b);
-#else
-  return a * b;
-#endif
-}
-
-LABELENC_HOST_DEVICE double product(double a, double b) {
-#if defined(__CUDA_ARCH__)
-  return __dmul_rn(a, b);
-#else
-  return a * b;
-#endif
-}
-
-template <typename T>
-LABELENC_HOST_DEVICE T smaller(T a, T b) {
-  return a < b ? a : b;
-}
-
-template <typename T>
-LABELENC_HOST_DEVICE T larger(T a, T b) {
-  return a > b ? a : b;
-}
 
 // offset is 1 where a box includes its last pixel, else 0.
 template <typename T>

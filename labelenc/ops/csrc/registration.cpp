@@ -11,6 +11,15 @@
 
 STABLE_TORCH_LIBRARY(labelenc, m) {
   m.def("nms_sorted(Tensor boxes, Tensor? groups, float iou_threshold, bool legacy_offset) -> Tensor");
+  m.def(
+      "multilevel_roi_align(Tensor[] features, Tensor rois, Tensor levels, int bins_high, int bins_wide, "
+      "float[] scales, int sampling_ratio) -> Tensor");
+  m.def(
+      "multilevel_roi_align_backward(Tensor grad, Tensor[] features, Tensor rois, Tensor levels, int bins_high, "
+      "int bins_wide, float[] scales, int sampling_ratio) -> Tensor[]");
+  m.def("focal_loss(Tensor logits, Tensor targets, float gamma, float alpha, bool total) -> Tensor");
+  m.def("focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, float gamma, float alpha) -> Tensor");
+  m.def("label_map(Tensor boxes, Tensor slots, Tensor? scales, SymInt count, SymInt height, SymInt width) -> Tensor");
 }
 
 namespace {

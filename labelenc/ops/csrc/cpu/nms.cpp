@@ -2,26 +2,22 @@
 //
 // The boxes of a group are taken in blocks. Inside a block survivors are found one after the other; then all of
 // the block's survivors are applied to the later boxes, which vectorises over the later boxes and splits over
-// threads. Boxes that are gone are squeezed out when they are the majority.
+// threads. Boxes that are gone are squeezed out when they are the majority. Many boxes that mostly lie apart go
+// through a grid instead.
 #include "../iou.h"
 #include "../nms_arguments.h"
+#include "clones.h"
+#include "nms_grid.h"
+#include "nms_groups.h"
 
 #include <algorithm>
 #include <cstdint>
 #include <limits>
-#include <numeric>
 #include <type_traits>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-
-// One build for all x86-64 machines that still uses the vector width of the one it runs on.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define LABELENC_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#else
-#define LABELENC_CLONES
-#endif
 
 namespace labelenc {
 namespace {
@@ -30,6 +26,10 @@ constexpr int64_t kBlock = 512;
 constexpr int64_t kLanes = 32;
 // Work worth waking a thread for, half a millisecond: on a busy machine the wait for it can cost far more.
 constexpr int64_t kPairsPerThread = 1 << 21;
+// Comparing a pair through the grid costs several times as much, but leaves most pairs out.
+constexpr int64_t kGridFrom = 2048;
+constexpr double kGridShare = 0.1;
+constexpr double kGridThreshold = 0.1;
 
 // Coordinates by column, padded with boxes that overlap nothing to a whole number of lanes.
 template <typename T>
@@ -177,8 +177,26 @@ void squeeze(Columns<T>& c, int64_t begin) {
   c.pad();
 }
 
+// False where the grid would not help.
+template <typename T>
+bool suppress_in_grid(const Columns<T>& c, T offset, T threshold, bool* keep) {
+  const int64_t n = c.count;
+  if (n < kGridFrom || n > (1 << 30) || !(threshold >= kGridThreshold)) {
+    return false;
+  }
+  const BoxGrid<T> grid({c.x0.data(), c.y0.data(), c.x1.data(), c.y1.data(), c.area.data()}, n, offset, threshold);
+  if (grid.share_near() > kGridShare) {
+    return false;
+  }
+  grid.for_survivors([&](int64_t i) { keep[c.position[i]] = true; });
+  return true;
+}
+
 template <typename T>
 void suppress(Columns<T>& c, T offset, T threshold, bool* keep) {
+  if (suppress_in_grid(c, offset, threshold, keep)) {
+    return;
+  }
   c.pad();
   int64_t survivors[kBlock];
   for (int64_t begin = 0; begin < c.count; begin += kBlock) {
@@ -198,42 +216,6 @@ void suppress(Columns<T>& c, T offset, T threshold, bool* keep) {
     });
     squeeze(c, end);
   }
-}
-
-// Positions ordered by group, in the given order inside each, and where each group begins.
-struct Grouping {
-  std::vector<int64_t> positions;
-  std::vector<int64_t> begins;
-};
-
-Grouping group_positions(const int64_t* groups, int64_t n) {
-  Grouping result;
-  result.positions.resize(n);
-  const auto [lowest, highest] = std::minmax_element(groups, groups + n);
-  const int64_t low = *lowest;
-  const uint64_t range = static_cast<uint64_t>(*highest) - static_cast<uint64_t>(low);
-  if (range < static_cast<uint64_t>(4 * n + 1024)) {
-    std::vector<int64_t> next(range + 2, 0);
-    for (int64_t i = 0; i < n; ++i) {
-      ++next[groups[i] - low + 1];
-    }
-    std::partial_sum(next.begin(), next.end(), next.begin());
-    for (int64_t i = 0; i < n; ++i) {
-      result.positions[next[groups[i] - low]++] = i;
-    }
-  } else {
-    std::iota(result.positions.begin(), result.positions.end(), 0);
-    std::stable_sort(
-        result.positions.begin(), result.positions.end(),
-        [groups](int64_t a, int64_t b) { return groups[a] < groups[b]; });
-  }
-  for (int64_t i = 0; i < n; ++i) {
-    if (i == 0 || groups[result.positions[i]] != groups[result.positions[i - 1]]) {
-      result.begins.push_back(i);
-    }
-  }
-  result.begins.push_back(n);
-  return result;
 }
 
 template <typename T>

@@ -1,17 +1,16 @@
 // Greedy suppression of boxes sorted by decreasing score, per group, on the GPU.
 //
-// Two kernels alternate over chunks of rows: the first writes, for every pair (row i, column j > i), one bit that
-// says whether box i would remove box j; the second walks over the rows in order and ORs the bits of surviving
-// rows into the set of removed boxes. Chunks bound the memory for the bits, and nothing waits for the host.
+// The boxes are taken in chunks, each in three kernels: overlap_bits writes one bit for every pair of the chunk that
+// says whether the earlier box would remove the later one; scan_chunk walks over the chunk in order and finds its
+// survivors; apply_survivors compares these with all later boxes. So the bits take 32 MiB at most, whatever the
+// number of boxes, and nothing waits for the host.
 #include "../iou.h"
 #include "../nms_arguments.h"
+#include "stream.h"
 
 #include <algorithm>
 #include <cstdint>
 
-#include <cuda_runtime.h>
-
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -19,125 +18,187 @@
 namespace labelenc {
 namespace {
 
-constexpr int kTile = 64;
-constexpr int kScanThreads = 1024;
-constexpr int64_t kMaxBitBytes = int64_t(256) << 20;
-constexpr int64_t kMaxGridRows = 32768;
+using Word = unsigned long long;
 
-// One thread per row of a 64 x 64 tile. bits is (rows of the chunk, words); words left of the diagonal stay
-// unwritten and are never read.
+constexpr int kTile = 64;
+constexpr int kChunkTiles = 256;
+constexpr int kScanThreads = 1024;
+constexpr int kApplyThreads = 256;
+
+template <typename T>
+struct Boxes {
+  const T* corners;
+  const int64_t* groups;
+  int64_t n;
+  T threshold, offset;
+};
+
+template <typename T>
+struct Box {
+  T x0, y0, x1, y1, area;
+  int64_t group;
+};
+
+template <typename T>
+__device__ Box<T> load(const Boxes<T>& boxes, int64_t i) {
+  const T* c = boxes.corners + 4 * i;
+  return {c[0], c[1], c[2], c[3], box_area(c[0], c[1], c[2], c[3], boxes.offset),
+          boxes.groups == nullptr ? 0 : boxes.groups[i]};
+}
+
+template <typename T>
+__device__ bool removes(const Boxes<T>& boxes, const Box<T>& a, const Box<T>& b) {
+  return a.group == b.group &&
+      overlaps(a.x0, a.y0, a.x1, a.y1, a.area, b.x0, b.y0, b.x1, b.y1, b.area, boxes.offset, boxes.threshold);
+}
+
+// One thread per row of a 64 x 64 tile. bits is (rows of the chunk, words); words left of the diagonal and rows of
+// boxes that are gone stay unwritten and are never read.
 template <typename T>
 __global__ void __launch_bounds__(kTile) overlap_bits(
-    const T* __restrict__ boxes, const int64_t* __restrict__ groups, int64_t n, int64_t words, int64_t first_tile,
-    T threshold, T offset, unsigned long long* __restrict__ bits) {
-  const int64_t row_tile = first_tile + blockIdx.y;
-  const int64_t column_tile = blockIdx.x;
+    Boxes<T> boxes, int64_t first_box, int words, const bool* __restrict__ keep, Word* __restrict__ bits) {
+  const int row_tile = blockIdx.y, column_tile = blockIdx.x, lane = threadIdx.x;
   if (column_tile < row_tile) {
     return;
   }
-  __shared__ T tile[kTile][5];
-  __shared__ int64_t tile_group[kTile];
-  const int lane = threadIdx.x;
-  const int64_t column = column_tile * kTile + lane;
-  if (column < n) {
-    const T* box = boxes + 4 * column;
-    for (int k = 0; k < 4; ++k) {
-      tile[lane][k] = box[k];
-    }
-    tile[lane][4] = box_area(box[0], box[1], box[2], box[3], offset);
-    tile_group[lane] = groups == nullptr ? 0 : groups[column];
+  __shared__ Box<T> columns[kTile];
+  const int64_t first_column = first_box + static_cast<int64_t>(column_tile) * kTile;
+  if (first_column + lane < boxes.n) {
+    columns[lane] = load(boxes, first_column + lane);
   }
   __syncthreads();
-  const int64_t row = row_tile * kTile + lane;
-  if (row >= n) {
+  const int64_t row = first_box + static_cast<int64_t>(row_tile) * kTile + lane;
+  if (row >= boxes.n || !keep[row]) {
     return;
   }
-  const T x0 = boxes[4 * row], y0 = boxes[4 * row + 1], x1 = boxes[4 * row + 2], y1 = boxes[4 * row + 3];
-  const T area = box_area(x0, y0, x1, y1, offset);
-  const int64_t group = groups == nullptr ? 0 : groups[row];
-  const int64_t left = n - column_tile * kTile;
-  const int columns = left < kTile ? static_cast<int>(left) : kTile;
-  unsigned long long word = 0;
-  for (int j = column_tile == row_tile ? lane + 1 : 0; j < columns; ++j) {
-    const T* other = tile[j];
-    if (tile_group[j] == group &&
-        overlaps(x0, y0, x1, y1, area, other[0], other[1], other[2], other[3], other[4], offset, threshold)) {
-      word |= 1ULL << j;
+  const Box<T> own = load(boxes, row);
+  const int count = static_cast<int>(boxes.n - first_column < kTile ? boxes.n - first_column : kTile);
+  Word word = 0;
+  for (int j = column_tile == row_tile ? lane + 1 : 0; j < count; ++j) {
+    if (removes(boxes, own, columns[j])) {
+      word |= Word(1) << j;
     }
   }
-  bits[(static_cast<int64_t>(blockIdx.y) * kTile + lane) * words + column_tile] = word;
+  bits[static_cast<int64_t>(row_tile * kTile + lane) * words + column_tile] = word;
 }
 
-// A single block. removed holds one bit per box and carries over from chunk to chunk.
-__global__ void __launch_bounds__(kScanThreads) scan_rows(
-    const unsigned long long* __restrict__ bits, int64_t n, int64_t words, int64_t first_tile, int64_t tiles,
-    unsigned long long* __restrict__ removed, bool* __restrict__ keep) {
-  __shared__ unsigned long long diagonal[kTile];
-  __shared__ unsigned long long survivors;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t tile = first_tile + t;
-    const unsigned long long* tile_bits = bits + t * kTile * words;
-    const int64_t left = n - tile * kTile;
-    const int rows = left < kTile ? static_cast<int>(left) : kTile;
-    if (threadIdx.x < rows) {
-      diagonal[threadIdx.x] = tile_bits[threadIdx.x * words + tile];
+// Survivors of one tile: `gone` are the boxes removed before, diagonal[i] those that box i of the tile removes in it.
+__device__ Word tile_survivors(const Word* diagonal, Word gone) {
+  Word found = 0;
+  for (Word left = ~gone; left != 0;) {
+    const int i = __ffsll(static_cast<long long>(left)) - 1;
+    found |= Word(1) << i;
+    left &= ~(diagonal[i] | Word(1) << i);
+  }
+  return found;
+}
+
+// A single block. Turns keep of the chunk's boxes final and lists the survivors: their number, then where they are.
+__global__ void __launch_bounds__(kScanThreads) scan_chunk(
+    const Word* __restrict__ bits, int64_t n, int64_t first_box, int words, bool* __restrict__ keep,
+    int64_t* __restrict__ survivors) {
+  __shared__ Word gone[kChunkTiles], diagonal[kTile], found;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t end = n - first_box < int64_t(words) * kTile ? n - first_box : int64_t(words) * kTile;
+  for (int word = threadIdx.x; word < words; word += kScanThreads) {
+    Word removed = 0;
+    for (int i = 0; i < kTile; ++i) {
+      const int64_t box = int64_t(word) * kTile + i;
+      removed |= Word(box >= end || !keep[first_box + box]) << i;
+    }
+    gone[word] = removed;
+  }
+  int64_t listed = 0;
+  for (int tile = 0; tile < words; ++tile) {
+    __syncthreads();
+    const Word* rows = bits + static_cast<int64_t>(tile) * kTile * words;
+    if (threadIdx.x < kTile) {
+      diagonal[threadIdx.x] = gone[tile] >> threadIdx.x & 1 ? 0 : rows[threadIdx.x * words + tile];
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-      unsigned long long gone = removed[tile];
-      unsigned long long found = 0;
-      for (int i = 0; i < rows; ++i) {
-        if (!(gone >> i & 1)) {
-          found |= 1ULL << i;
-          gone |= diagonal[i];
+      found = tile_survivors(diagonal, gone[tile]);
+    }
+    __syncthreads();
+    const Word alive = found;
+    if (threadIdx.x < kTile) {
+      const int64_t box = int64_t(tile) * kTile + threadIdx.x;
+      const bool survives = alive >> threadIdx.x & 1;
+      if (box < end) {
+        keep[first_box + box] = survives;
+      }
+      if (survives) {
+        survivors[1 + listed + __popcll(alive & ((Word(1) << threadIdx.x) - 1))] = first_box + box;
+      }
+    }
+    listed += __popcll(alive);
+    // Each warp has two rows of the tile, each of its lanes every 32nd word of them.
+    const bool has_first = alive >> warp & 1, has_second = alive >> (warp + 32) & 1;
+    if (has_first || has_second) {
+#pragma unroll 4
+      for (int word = tile + 1 + lane; word < words; word += 32) {
+        const Word removed =
+            (has_first ? rows[warp * words + word] : 0) | (has_second ? rows[(warp + 32) * words + word] : 0);
+        if (removed != 0) {
+          atomicOr(&gone[word], removed);
         }
       }
-      survivors = found;
     }
-    __syncthreads();
-    const unsigned long long found = survivors;
-    if (threadIdx.x < rows) {
-      keep[tile * kTile + threadIdx.x] = (found >> threadIdx.x & 1) != 0;
-    }
-    for (int64_t word = tile + 1 + threadIdx.x; word < words; word += kScanThreads) {
-      unsigned long long gone = removed[word];
-      for (unsigned long long rest = found; rest != 0; rest &= rest - 1) {
-        gone |= tile_bits[(__ffsll(static_cast<long long>(rest)) - 1) * words + word];
-      }
-      removed[word] = gone;
-    }
-    __syncthreads();
+  }
+  if (threadIdx.x == 0) {
+    survivors[0] = listed;
   }
 }
 
-cudaStream_t current_stream(int32_t device) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  return static_cast<cudaStream_t>(stream);
+// One thread for each box behind the chunk.
+template <typename T>
+__global__ void __launch_bounds__(kApplyThreads) apply_survivors(
+    Boxes<T> boxes, int64_t first_box, const int64_t* __restrict__ survivors, bool* __restrict__ keep) {
+  __shared__ Box<T> better[kApplyThreads];
+  const int64_t i = first_box + int64_t(blockIdx.x) * kApplyThreads + threadIdx.x;
+  bool alive = i < boxes.n && keep[i];
+  const bool was_alive = alive;
+  const Box<T> own = alive ? load(boxes, i) : Box<T>{};
+  const int64_t count = survivors[0];
+  for (int64_t begin = 0; begin < count && __syncthreads_or(alive); begin += kApplyThreads) {
+    const int part = static_cast<int>(count - begin < kApplyThreads ? count - begin : kApplyThreads);
+    if (threadIdx.x < part) {
+      better[threadIdx.x] = load(boxes, survivors[1 + begin + threadIdx.x]);
+    }
+    __syncthreads();
+    for (int k = 0; k < part && alive; ++k) {
+      alive = !removes(boxes, better[k], own);
+    }
+  }
+  if (was_alive && !alive) {
+    keep[i] = false;
+  }
 }
 
 template <typename T>
-void run(const Tensor& boxes, const int64_t* groups, double iou_threshold, bool legacy_offset, Tensor& keep) {
-  const int64_t n = boxes.size(0);
-  const int64_t words = (n + kTile - 1) / kTile;
-  const int64_t bytes_per_tile = kTile * words * static_cast<int64_t>(sizeof(int64_t));
-  const int64_t tiles_per_chunk =
-      std::min({words, kMaxGridRows, std::max<int64_t>(1, kMaxBitBytes / bytes_per_tile)});
-  Tensor bits = torch::stable::new_empty(boxes, {tiles_per_chunk * kTile * words}, ScalarType::Long);
-  Tensor removed = torch::stable::new_zeros(boxes, {words}, ScalarType::Long);
-  auto* bits_data = static_cast<unsigned long long*>(bits.mutable_data_ptr());
-  auto* removed_data = static_cast<unsigned long long*>(removed.mutable_data_ptr());
-  const cudaStream_t stream = current_stream(boxes.get_device_index());
-  for (int64_t first = 0; first < words; first += tiles_per_chunk) {
-    const int64_t tiles = std::min(tiles_per_chunk, words - first);
-    const dim3 grid(static_cast<unsigned>(words), static_cast<unsigned>(tiles));
-    overlap_bits<T><<<grid, kTile, 0, stream>>>(
-        static_cast<const T*>(boxes.const_data_ptr()), groups, n, words, first, static_cast<T>(iou_threshold),
-        legacy_offset ? T(1) : T(0), bits_data);
+void run(const Boxes<T>& boxes, const Tensor& like, Tensor& keep) {
+  constexpr int64_t kChunk = int64_t(kChunkTiles) * kTile;
+  const int64_t most_words = (std::min(boxes.n, kChunk) + kTile - 1) / kTile;
+  Tensor bits = torch::stable::new_empty(like, {most_words * most_words * kTile}, ScalarType::Long);
+  Tensor survivors = torch::stable::new_empty(like, {1 + most_words * kTile}, ScalarType::Long);
+  auto* bit_words = static_cast<Word*>(bits.mutable_data_ptr());
+  auto* list = static_cast<int64_t*>(survivors.mutable_data_ptr());
+  auto* kept = static_cast<bool*>(keep.mutable_data_ptr());
+  const cudaStream_t stream = current_stream(like.get_device_index());
+  STD_CUDA_CHECK(cudaMemsetAsync(kept, 1, boxes.n, stream));
+  for (int64_t first = 0; first < boxes.n; first += kChunk) {
+    const int64_t left = boxes.n - first;
+    const int words = static_cast<int>((std::min(left, kChunk) + kTile - 1) / kTile);
+    overlap_bits<T><<<dim3(words, words), kTile, 0, stream>>>(boxes, first, words, kept, bit_words);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
-    scan_rows<<<1, kScanThreads, 0, stream>>>(
-        bits_data, n, words, first, tiles, removed_data, static_cast<bool*>(keep.mutable_data_ptr()));
+    scan_chunk<<<1, kScanThreads, 0, stream>>>(bit_words, boxes.n, first, words, kept, list);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
+    if (left > kChunk) {
+      const int64_t blocks = (left - kChunk + kApplyThreads - 1) / kApplyThreads;
+      apply_survivors<T><<<static_cast<unsigned>(blocks), kApplyThreads, 0, stream>>>(
+          boxes, first + kChunk, list, kept);
+      STD_CUDA_KERNEL_LAUNCH_CHECK();
+    }
   }
 }
 
@@ -155,10 +216,17 @@ Tensor nms_sorted(Tensor boxes, std::optional<Tensor> groups, double iou_thresho
   }
   const int64_t* group =
       dense_groups.has_value() ? static_cast<const int64_t*>(dense_groups->const_data_ptr()) : nullptr;
+  auto start = [&](auto zero) {
+    using T = decltype(zero);
+    const Boxes<T> all{
+        static_cast<const T*>(dense.const_data_ptr()), group, boxes.size(0), static_cast<T>(iou_threshold),
+        legacy_offset ? T(1) : T(0)};
+    run(all, boxes, keep);
+  };
   if (boxes.scalar_type() == ScalarType::Float) {
-    run<float>(dense, group, iou_threshold, legacy_offset, keep);
+    start(0.0f);
   } else {
-    run<double>(dense, group, iou_threshold, legacy_offset, keep);
+    start(0.0);
   }
   return keep;
 }

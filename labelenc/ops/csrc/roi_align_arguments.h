@@ -1,0 +1,96 @@
+// What the kernels of multilevel_roi_align demand of their arguments.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
+
+namespace labelenc {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+struct RoiAlignSettings {
+  int64_t bins_high, bins_wide;
+  std::vector<double> scales;
+  int64_t sampling_ratio;
+};
+
+// What sums are made in.
+template <typename Storage>
+struct RoiCompute {
+  using Type = float;
+};
+
+template <>
+struct RoiCompute<double> {
+  using Type = double;
+};
+
+inline bool same_device(const Tensor& a, const Tensor& b) {
+  return a.is_cuda() == b.is_cuda() && a.get_device_index() == b.get_device_index();
+}
+
+inline void check_roi_align_arguments(
+    const std::vector<Tensor>& features, const Tensor& rois, const Tensor& levels,
+    const RoiAlignSettings& settings) {
+  STD_TORCH_CHECK(
+      !features.empty() && features.size() == settings.scales.size(),
+      "multilevel_roi_align: needs one scale for each of one or more levels");
+  const auto type = features[0].scalar_type();
+  for (const Tensor& feature : features) {
+    STD_TORCH_CHECK(
+        feature.dim() == 4 && feature.size(2) > 0 && feature.size(3) > 0,
+        "multilevel_roi_align: features must be (N, C, H, W) with H, W > 0");
+    STD_TORCH_CHECK(
+        feature.size(0) == features[0].size(0) && feature.size(1) == features[0].size(1) &&
+            feature.scalar_type() == type && same_device(feature, rois),
+        "multilevel_roi_align: all levels must have the same images, channels, type and device as the others");
+    STD_TORCH_CHECK(
+        feature.size(2) <= INT32_MAX / 2 && feature.size(3) <= INT32_MAX / 2, "multilevel_roi_align: map too large");
+  }
+  STD_TORCH_CHECK(
+      rois.dim() == 2 && rois.size(1) == 5 &&
+          rois.scalar_type() == (type == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
+      "multilevel_roi_align: rois must be (K, 5), float64 for features of that type, otherwise float32");
+  STD_TORCH_CHECK(
+      levels.dim() == 1 && levels.size(0) == rois.size(0) && levels.scalar_type() == ScalarType::Long &&
+          same_device(levels, rois),
+      "multilevel_roi_align: levels must be (K,) int64 like the rois");
+  STD_TORCH_CHECK(
+      settings.bins_high > 0 && settings.bins_wide > 0 && settings.sampling_ratio >= 0,
+      "multilevel_roi_align: bins must be positive, sampling_ratio at least 0");
+}
+
+inline void check_roi_align_gradient(
+    const Tensor& grad, const std::vector<Tensor>& features, const Tensor& rois, const RoiAlignSettings& settings) {
+  STD_TORCH_CHECK(
+      grad.dim() == 4 && grad.size(0) == rois.size(0) && grad.size(1) == features[0].size(1) &&
+          grad.size(2) == settings.bins_high && grad.size(3) == settings.bins_wide &&
+          grad.scalar_type() == features[0].scalar_type() && same_device(grad, rois),
+      "multilevel_roi_align_backward: the gradient must be like the result");
+}
+
+// Calls `run` with a value of the C++ type behind a scalar type.
+template <typename Run>
+void with_storage_type(ScalarType type, const Run& run) {
+  switch (type) {
+    case ScalarType::Float:
+      return run(float());
+    case ScalarType::Double:
+      return run(double());
+    case ScalarType::Half:
+      return run(torch::headeronly::Half());
+    case ScalarType::BFloat16:
+      return run(torch::headeronly::BFloat16());
+    default:
+      STD_TORCH_CHECK(false, "multilevel_roi_align: features must be float16, bfloat16, float32 or float64");
+  }
+}
+
+}  // namespace labelenc
