@@ -81,3 +81,34 @@ def make_target():
         return target
 
     return make
+
+
+@pytest.fixture(scope="session")
+def assert_detections():
+    """Compare detections in images of (height, width) with those by hand: (boxes, scores, labels)."""
+
+    def check(detections, expected, sizes, limit):
+        for found, (boxes, scores, labels), (height, width) in zip(detections, expected, sizes, strict=True):
+            assert found.size == (width, height)
+            assert found.mode == "xyxy"
+            assert len(found) == len(scores) <= limit
+            torch.testing.assert_close(found.get_field("scores").double(), scores, rtol=0, atol=1e-5)
+            assert torch.equal(found.get_field("labels"), labels)
+            torch.testing.assert_close(found.bbox.double(), boxes, rtol=1e-4, atol=1e-3)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def assert_nothing_detected():
+    """Empty results of images of (height, width) must be complete nonetheless."""
+
+    def check(detections, sizes):
+        for found, (height, width) in zip(detections, sizes, strict=True):
+            assert len(found) == 0
+            assert found.size == (width, height)
+            assert found.bbox.shape == (0, 4)
+            assert found.get_field("scores").dtype == torch.float32
+            assert found.get_field("labels").dtype == torch.int64
+
+    return check

@@ -223,30 +223,17 @@ def clear_scene(scene, clear_nms):
 
 @pytest.mark.parametrize(("threshold", "top_n", "limit"), [(0.05, 1000, 100), (0.3, 5000, 1000), (0.6, 7, 5)])
 @torch.no_grad()
-def test_detections(clear_scene, threshold, top_n, limit):
+def test_detections(clear_scene, assert_detections, threshold, top_n, limit):
     rpn, images, features, expected = clear_scene(threshold, top_n, limit)
-    for found, (boxes, scores, labels), (height, width) in zip(
-        detect(rpn, images, features), expected, SIZES, strict=True
-    ):
-        assert found.size == (width, height)
-        assert found.mode == "xyxy"
-        assert len(found) == len(scores) <= limit
-        torch.testing.assert_close(found.get_field("scores").double(), scores, rtol=0, atol=1e-5)
-        assert torch.equal(found.get_field("labels"), labels)
-        torch.testing.assert_close(found.bbox.double(), boxes, rtol=1e-4, atol=1e-3)
+    assert_detections(detect(rpn, images, features), expected, SIZES, limit)
 
 
 @torch.no_grad()
-def test_nothing_detected(scene):
+def test_nothing_detected(scene, assert_nothing_detected):
     rpn, images, features, _ = scene()
     rpn.head.cls_logits.bias.fill_(-100)
     rpn.head.cls_logits.weight.zero_()
-    for found, (height, width) in zip(detect(rpn, images, features), SIZES, strict=True):
-        assert len(found) == 0
-        assert found.size == (width, height)
-        assert found.bbox.shape == (0, 4)
-        assert found.get_field("scores").dtype == torch.float32
-        assert found.get_field("labels").dtype == torch.int64
+    assert_nothing_detected(detect(rpn, images, features), SIZES)
 
 
 @torch.no_grad()
