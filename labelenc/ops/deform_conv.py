@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from . import reference
+from . import deform_products, library, reference
+
+_SETTINGS = "int[2] stride, int[2] padding, int[2] dilation, int groups, int deformable_groups"
+SCHEMA = f"deform_conv2d(Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, {_SETTINGS}) -> Tensor"
+BACKWARD_SCHEMA = (
+    "deform_conv2d_backward(Tensor grad, Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, "
+    f"{_SETTINGS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
 
 
 def deform_conv2d(
@@ -52,9 +62,23 @@ def deform_conv2d(
         )
     ]
     _check_fields(x, offset, mask, weight, sizes, deformable_groups)
-    return reference.deform_conv2d(
-        x, offset, mask, weight, bias, strides, paddings, dilations, groups, deformable_groups
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        autocast_type = torch.get_autocast_dtype(x.device.type)
+        x, mask = x.to(autocast_type), None if mask is None else mask.to(autocast_type)
+    accumulation_type = torch.float64 if x.dtype == torch.float64 else torch.float32
+    out: Tensor = torch.ops.labelenc.deform_conv2d(
+        x,
+        offset.to(accumulation_type),
+        None if mask is None else mask.to(accumulation_type),
+        weight.to(x.dtype),
+        None if bias is None else bias.to(x.dtype),
+        strides,
+        paddings,
+        dilations,
+        groups,
+        deformable_groups,
     )
+    return out
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -107,3 +131,60 @@ def _check_fields(
     given = [t for t in (x, offset, mask, weight) if t is not None]
     if not all(t.is_floating_point() for t in given):
         raise ValueError(f"all tensors must be floating point, got {[str(t.dtype) for t in given]}")
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.settings = inputs[5:]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    grads = torch.ops.labelenc.deform_conv2d_backward(grad, *ctx.saved_tensors, *ctx.settings)
+    found = (g if needed else None for g, needed in zip(grads, ctx.needs_input_grad, strict=False))
+    return *found, *[None] * len(ctx.settings)
+
+
+def _backward_stand_in(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    x, _, mask, weight, bias = inputs[:5]
+    with library.autograd_inside():
+        tensors = [None if t is None else t.detach().requires_grad_() for t in inputs[:5]]
+        out = reference.deform_conv2d(*tensors, *inputs[5:])
+        given = [t for t in tensors if t is not None]
+        found = iter(torch.autograd.grad(out, given, grad))
+    dense = [None if t is None else next(found).contiguous() for t in tensors]
+    return (
+        dense[0].contiguous(memory_format=deform_products.memory_format(x)),
+        dense[1],
+        x.new_empty(0) if mask is None else dense[2],
+        dense[3],
+        weight.new_empty(0) if bias is None else dense[4],
+    )
+
+
+def _fake(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *_: Any) -> Tensor:
+    out = x.new_empty(len(x), len(weight), *offset.shape[2:])
+    return out.contiguous(memory_format=deform_products.memory_format(x))
+
+
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor, ...]:
+    return (
+        torch.empty_like(x, memory_format=deform_products.memory_format(x)),
+        torch.empty_like(offset, memory_format=torch.contiguous_format),
+        x.new_empty(0) if mask is None else torch.empty_like(mask, memory_format=torch.contiguous_format),
+        torch.empty_like(weight, memory_format=torch.contiguous_format),
+        weight.new_empty(0 if bias is None else len(weight)),
+    )
+
+
+_KERNELS = ["deform_columns", "deform_columns_backward"]
+library.compose(SCHEMA, deform_products.forward, reference.deform_conv2d, _fake, _KERNELS)
+library.compose(BACKWARD_SCHEMA, deform_products.backward, _backward_stand_in, _fake_backward, _KERNELS)
+torch.library.register_autograd("labelenc::deform_conv2d", _backward, setup_context=_setup_context)

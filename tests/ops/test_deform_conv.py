@@ -69,7 +69,7 @@ def test_same_as_torchvision(seed: int, shape: tuple[Any, ...], mask: bool, bias
     )
     found = convolve(tensors, shape, mask, bias)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    assert found.is_contiguous()
+    assert found.is_contiguous(memory_format=torch.channels_last)
     upstream = torch.randn_like(expected)
     for grad, wanted in zip(
         torch.autograd.grad(found, used, upstream),
@@ -149,7 +149,9 @@ def test_smaller_types(seed: int, dtype: torch.dtype) -> None:
     found = convolve(tensors, SHAPES[1])
     assert found.dtype == dtype
     exact = convolve({name: t.double() for name, t in tensors.items()}, SHAPES[1])
-    torch.testing.assert_close(found, exact.to(dtype), rtol=3 * torch.finfo(dtype).eps, atol=1e-5)
+    # Samples are rounded to the type, sums of their products only at the end.
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(found, exact.to(dtype), rtol=3 * eps, atol=eps * float(exact.abs().max()))
     found.float().sum().backward()
     assert all(t.grad is not None and t.grad.dtype == dtype for t in tensors.values())
 

@@ -11,6 +11,10 @@
 
 STABLE_TORCH_LIBRARY(labelenc, m) {
   m.def("nms_sorted(Tensor boxes, Tensor? groups, float iou_threshold, bool legacy_offset) -> Tensor");
+  m.def("deform_columns(Tensor x, Tensor offset, Tensor? mask, Tensor(a!) columns, int first, int[] geometry) -> ()");
+  m.def(
+      "deform_columns_backward(Tensor x, Tensor offset, Tensor? mask, Tensor(a!) columns, Tensor(b!) grad_x, "
+      "Tensor(c!) grad_offset, Tensor(d!)? grad_mask, int first, int[] geometry) -> ()");
 }
 
 namespace {
