@@ -10,10 +10,10 @@ from torch import Tensor
 from . import deform_products, library, reference
 
 _SETTINGS = "int[2] stride, int[2] padding, int[2] dilation, int groups, int deformable_groups"
-SCHEMA = f"deform_conv2d(Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, {_SETTINGS}) -> Tensor"
+_INPUTS = f"Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, {_SETTINGS}"
+SCHEMA = f"deform_conv2d({_INPUTS}) -> Tensor"
 BACKWARD_SCHEMA = (
-    "deform_conv2d_backward(Tensor grad, Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, "
-    f"{_SETTINGS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    f"deform_conv2d_backward(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -147,18 +147,16 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 def _backward_stand_in(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     x, _, mask, weight, bias = inputs[:5]
     with library.autograd_inside():
-        tensors = [None if t is None else t.detach().requires_grad_() for t in inputs[:5]]
+        tensors: list[Any] = [None if t is None else t.detach().requires_grad_() for t in inputs[:5]]
         out = reference.deform_conv2d(*tensors, *inputs[5:])
-        given = [t for t in tensors if t is not None]
-        found = iter(torch.autograd.grad(out, given, grad))
-    dense = [None if t is None else next(found).contiguous() for t in tensors]
-    return (
-        dense[0].contiguous(memory_format=deform_products.memory_format(x)),
-        dense[1],
-        x.new_empty(0) if mask is None else dense[2],
-        dense[3],
-        weight.new_empty(0) if bias is None else dense[4],
+        found = iter(torch.autograd.grad(out, [t for t in tensors if t is not None], grad))
+    dx, d_offset, d_mask, d_weight, d_bias = (
+        None if t is None else next(found).contiguous() for t in tensors
     )
+    dx = dx.contiguous(memory_format=deform_products.memory_format(x))
+    if mask is None:
+        d_mask = x.new_empty(0)
+    return dx, d_offset, d_mask, d_weight, weight.new_empty(0) if bias is None else d_bias
 
 
 def _fake(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *_: Any) -> Tensor:

@@ -1,9 +1,9 @@
 """Deformable convolution and its gradients as matrix products with compiled kernels around them.
 
-The kernels write one row per position of the output, its samples of the image tap by tap ("columns"), and turn
-gradients of that matrix into gradients of image, offsets and mask. The matrix is 9 times as large as the image
-for a 3x3 kernel, so it exists for some positions at a time only and is never kept for the backward pass: there
-the kernel needs the same corners of the image anyway and writes the samples anew over the gradients.
+The kernels write one row per position of the output, its samples of the image tap by tap ("columns"), and
+turn gradients of that matrix into gradients of image, offsets and mask. The matrix is 9 times as large as the
+image for a 3x3 kernel, so it exists for some positions at a time only and is never kept for the backward pass:
+there the kernel reads the same corners of the image anyway and writes the samples anew over the gradients.
 """
 
 from __future__ import annotations

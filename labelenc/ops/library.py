@@ -131,7 +131,7 @@ def compose(schema: str, call: Callable, stand_in: Callable, fake: Callable, ker
 
 @contextlib.contextmanager
 def autograd_inside() -> Iterator[None]:
-    """Lets an operation's implementation differentiate what it computes, which is off while PyTorch runs it."""
+    """Lets the implementation of an operation differentiate, which is off while PyTorch runs it."""
     keys = torch._C.DispatchKey
     with contextlib.ExitStack() as stack:
         for key in (keys.AutogradCPU, keys.AutogradCUDA, keys.ADInplaceOrView):

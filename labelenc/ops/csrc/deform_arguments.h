@@ -11,12 +11,16 @@
 
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
 
 #include "deform_sample.h"
 
 namespace labelenc {
 
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -33,6 +37,23 @@ Field<A> field(const Tensor& t) {
     data = static_cast<A*>(t.mutable_data_ptr());
   }
   return {data, t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
+}
+
+// Calls with a value of the type of x and one of the type that sums are computed in.
+template <typename Call>
+void for_deform_type(const Tensor& x, const Call& call) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return call(float(), float());
+    case ScalarType::Double:
+      return call(double(), double());
+    case ScalarType::Half:
+      return call(Half(), float());
+    case ScalarType::BFloat16:
+      return call(BFloat16(), float());
+    default:
+      STD_TORCH_CHECK(false, "deform_columns: x must be float16, bfloat16, float32 or float64");
+  }
 }
 
 // Without a tensor the field is empty: data is null.

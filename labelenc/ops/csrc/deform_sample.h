@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include "host_device.h"
 
@@ -54,7 +53,7 @@ LABELENC_HOST_DEVICE Sample<A> sample_at(A y, A x, int64_t height, int64_t width
     const A top = std::floor(y), left = std::floor(x);
     return {static_cast<int32_t>(top), static_cast<int32_t>(left), y - top, x - left};
   }
-  const A distance = y != y || x != x ? std::numeric_limits<A>::quiet_NaN() : A(0);
+  const A distance = y != y || x != x ? static_cast<A>(NAN) : A(0);
   return {-2, -2, distance, distance};
 }
 

@@ -5,6 +5,7 @@
 // some channels of it: nothing is added to one place by two threads.
 #include "../deform_arguments.h"
 #include "clones.h"
+#include "deform_rows.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -12,14 +13,9 @@
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 namespace labelenc {
 namespace {
-
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
 
 // Column entries worth waking a thread for, and channels worth computing a sample's place anew for.
 constexpr int64_t kEntriesPerThread = 1 << 18;
@@ -66,28 +62,6 @@ struct Position {
   }
 };
 
-// Rows of the four corners, from a channel on.
-template <typename T, typename A>
-LABELENC_HOST_DEVICE void corner_rows(
-    const DeformShape& shape, const Sample<A>& at, T* map, T* off_map, T* (&rows)[4]) {
-  for (int corner = 0; corner < 4; ++corner) {
-    const int64_t cell = (at.top + corner / 2) * shape.width + at.left + corner % 2;
-    rows[corner] = at.on_map(corner, shape.height, shape.width) ? map + cell * shape.channels : off_map;
-  }
-}
-
-template <typename T, typename A>
-LABELENC_HOST_DEVICE void interpolate(
-    const T* const (&rows)[4], const A (&shares)[4], int64_t begin, int64_t end, T* __restrict out) {
-  const T *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
-  const A sa = shares[0], sb = shares[1], sc = shares[2], sd = shares[3];
-#pragma omp simd
-  for (int64_t i = begin; i < end; ++i) {
-    out[i - begin] = static_cast<T>(
-        sa * static_cast<A>(a[i]) + sb * static_cast<A>(b[i]) + sc * static_cast<A>(c[i]) + sd * static_cast<A>(d[i]));
-  }
-}
-
 template <typename T, typename A>
 LABELENC_HOST_DEVICE void columns_of(const Task<T, A>& task, int64_t begin, int64_t end) {
   const DeformShape& shape = task.shape;
@@ -114,35 +88,6 @@ LABELENC_HOST_DEVICE void columns_of(const Task<T, A>& task, int64_t begin, int6
       }
     }
   }
-}
-
-// In: gradients of columns in column. Out: the columns themselves there, gradients added to grads and dots.
-template <typename T, typename A>
-LABELENC_HOST_DEVICE void spread(
-    const T* const (&rows)[4], A* const (&grads)[4], const A (&shares)[4], int64_t begin, int64_t end,
-    T* __restrict column, A (&dots)[4]) {
-  const T *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
-  A *ga = grads[0], *gb = grads[1], *gc = grads[2], *gd = grads[3];
-  const A sa = shares[0], sb = shares[1], sc = shares[2], sd = shares[3];
-  A da = 0, db = 0, dc = 0, dd = 0;
-#pragma omp simd reduction(+ : da, db, dc, dd)
-  for (int64_t i = begin; i < end; ++i) {
-    const A g = static_cast<A>(column[i - begin]);
-    const A va = static_cast<A>(a[i]), vb = static_cast<A>(b[i]), vc = static_cast<A>(c[i]), vd = static_cast<A>(d[i]);
-    da += g * va;
-    db += g * vb;
-    dc += g * vc;
-    dd += g * vd;
-    column[i - begin] = static_cast<T>(sa * va + sb * vb + sc * vc + sd * vd);
-    ga[i] += sa * g;
-    gb[i] += sb * g;
-    gc[i] += sc * g;
-    gd[i] += sd * g;
-  }
-  dots[0] += da;
-  dots[1] += db;
-  dots[2] += dc;
-  dots[3] += dd;
 }
 
 // Some channels of one deformable group in one image, the share of a thread. Field gradients of position `row`
@@ -196,22 +141,6 @@ LABELENC_DEFORM_VERSIONS(Half, float)
 LABELENC_DEFORM_VERSIONS(BFloat16, float)
 #undef LABELENC_DEFORM_VERSIONS
 
-template <typename Call>
-void for_type(const Tensor& x, const Call& call) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return call(float(), float());
-    case ScalarType::Double:
-      return call(double(), double());
-    case ScalarType::Half:
-      return call(Half(), float());
-    case ScalarType::BFloat16:
-      return call(BFloat16(), float());
-    default:
-      STD_TORCH_CHECK(false, "deform_columns: x must be float16, bfloat16, float32 or float64");
-  }
-}
-
 template <typename T, typename A>
 Task<T, A> make_task(
     const DeformShape& shape, const Tensor& x, const Tensor& offset, const std::optional<Tensor>& mask,
@@ -226,7 +155,7 @@ void deform_columns(
     std::vector<int64_t> geometry) {
   const DeformShape shape = deform_shape(x, offset, mask, columns, first, geometry);
   const int64_t entries = std::max<int64_t>(1, shape.taps * shape.channels);
-  for_type(x, [&](auto value, auto sum) {
+  for_deform_type(x, [&](auto value, auto sum) {
     using T = decltype(value);
     using A = decltype(sum);
     const std::vector<T> zeros(shape.channels, T(0));
@@ -290,7 +219,7 @@ void deform_columns_backward(
   const int64_t images = (first + rows - 1) / shape.positions() - first_image + 1;
   const int64_t parts = parts_per_group(shape, images, rows);
   const int64_t units = shape.deformable_groups * parts;
-  for_type(x, [&](auto value, auto sum) {
+  for_deform_type(x, [&](auto value, auto sum) {
     using T = decltype(value);
     using A = decltype(sum);
     const std::vector<T> zeros(shape.channels, T(0));
