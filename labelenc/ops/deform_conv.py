@@ -35,7 +35,8 @@ def deform_conv2d(
     four pixels of which those outside of the image are 0, and multiplied by the mask.
 
     Args:
-        x: (N, C, H, W), any floating type and layout; half types are interpolated in float32.
+        x: (N, C, H, W), any floating type and layout. Samples of half types are interpolated in float32 and
+            rounded to the type once; sums over channels and taps run in float32.
         offset: (N, 2 * deformable_groups * K, Ho, Wo) in pixels of ``x``, K = kernel height * width: channels
             ``2 (g K + k)`` and the next are dy and dx of tap k (row by row) in deformable group g.
         mask: (N, deformable_groups * K, Ho, Wo), factors such as the sigmoid of a convolution; channel
@@ -47,8 +48,17 @@ def deform_conv2d(
             channels that share offsets.
 
     Returns:
-        (N, O, Ho, Wo) of the type of ``x``. Gradients reach all tensors, once. Where an offset leads exactly
-        onto a row or column, the derivative to it is the one toward larger coordinates.
+        (N, O, Ho, Wo) of the type of ``x``, channels last if ``x`` is, else contiguous. Gradients reach all
+        tensors, once. Where an offset leads exactly onto a row or column, the derivative to it is the one
+        toward larger coordinates. A sample a pixel or more off the image is 0 and has no gradients; one whose
+        place is not a number is not a number either.
+
+    Under autocast ``x``, ``weight`` and ``bias`` go to its type. Offsets and mask never do: places are
+    computed in float32, so that no fraction of a pixel is rounded away.
+
+    Only the arguments are kept for the backward pass; beyond them and the gradients, memory is needed for
+    ``deform_products.BYTES_AT_ONCE``. On a GPU the backward pass adds up the gradient of ``x`` in any order,
+    which ``torch.use_deterministic_algorithms`` forbids.
 
     Raises:
         ValueError: on wrong shapes, types or settings.
@@ -63,8 +73,7 @@ def deform_conv2d(
     ]
     _check_fields(x, offset, mask, weight, sizes, deformable_groups)
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        autocast_type = torch.get_autocast_dtype(x.device.type)
-        x, mask = x.to(autocast_type), None if mask is None else mask.to(autocast_type)
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     accumulation_type = torch.float64 if x.dtype == torch.float64 else torch.float32
     out: Tensor = torch.ops.labelenc.deform_conv2d(
         x,
@@ -150,13 +159,15 @@ def _backward_stand_in(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
         tensors: list[Any] = [None if t is None else t.detach().requires_grad_() for t in inputs[:5]]
         out = reference.deform_conv2d(*tensors, *inputs[5:])
         found = iter(torch.autograd.grad(out, [t for t in tensors if t is not None], grad))
-    dx, d_offset, d_mask, d_weight, d_bias = (
-        None if t is None else next(found).contiguous() for t in tensors
+    grads: list[Any] = [t if t is None else next(found) for t in tensors]
+    dx, d_offset, d_mask, d_weight, d_bias = grads
+    return (
+        dx.contiguous(memory_format=deform_products.memory_format(x)),
+        d_offset.contiguous(),
+        x.new_empty(0) if mask is None else d_mask.contiguous(),
+        d_weight.contiguous(memory_format=deform_products.memory_format(weight)),
+        weight.new_empty(0) if bias is None else d_bias,
     )
-    dx = dx.contiguous(memory_format=deform_products.memory_format(x))
-    if mask is None:
-        d_mask = x.new_empty(0)
-    return dx, d_offset, d_mask, d_weight, weight.new_empty(0) if bias is None else d_bias
 
 
 def _fake(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *_: Any) -> Tensor:
@@ -173,11 +184,12 @@ def _fake_backward(
     bias: Tensor | None,
     *_: Any,
 ) -> tuple[Tensor, ...]:
+    dense = torch.contiguous_format
     return (
         torch.empty_like(x, memory_format=deform_products.memory_format(x)),
-        torch.empty_like(offset, memory_format=torch.contiguous_format),
-        x.new_empty(0) if mask is None else torch.empty_like(mask, memory_format=torch.contiguous_format),
-        torch.empty_like(weight, memory_format=torch.contiguous_format),
+        torch.empty_like(offset, memory_format=dense),
+        x.new_empty(0) if mask is None else torch.empty_like(mask, memory_format=dense),
+        torch.empty_like(weight, memory_format=deform_products.memory_format(weight)),
         weight.new_empty(0 if bias is None else len(weight)),
     )
 

@@ -2,8 +2,9 @@
 
 The kernels write one row per position of the output, its samples of the image tap by tap ("columns"), and
 turn gradients of that matrix into gradients of image, offsets and mask. The matrix is 9 times as large as the
-image for a 3x3 kernel, so it exists for some positions at a time only and is never kept for the backward pass:
-there the kernel reads the same corners of the image anyway and writes the samples anew over the gradients.
+image for a 3x3 kernel, so it exists for some positions at a time only and is never kept for the backward
+pass: there the kernel reads the same corners of the image anyway and writes the samples anew over the
+gradients.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Settings(NamedTuple):
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """Layout of the result for input ``x`` and of the gradient of ``x``: that of ``x``."""
+    """Layout of ``x``, its gradient and the result for input ``x``."""
     if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
         return torch.contiguous_format
     return torch.channels_last
@@ -96,7 +97,7 @@ def backward(
         grad_offset,
         x.new_empty(0) if grad_mask is None else grad_mask,
         _weight(grad_matrix.to(weight.dtype), weight),
-        weight.new_empty(0) if bias is None else grad.sum((0, 2, 3)),
+        weight.new_empty(0) if bias is None else grad.sum((0, 2, 3)).to(weight.dtype),
     )
 
 
@@ -108,7 +109,8 @@ def _matrix(weight: Tensor, groups: int) -> Tensor:
 def _weight(matrix: Tensor, like: Tensor) -> Tensor:
     """The inverse of :func:`_matrix`."""
     taps = like.shape[2] * like.shape[3]
-    return matrix.unflatten(2, (taps, -1)).transpose(2, 3).reshape(like.shape)
+    weight = matrix.unflatten(2, (taps, -1)).transpose(2, 3).reshape(like.shape)
+    return weight.contiguous(memory_format=memory_format(like))
 
 
 def _product_format(x: Tensor, out: Tensor) -> torch.memory_format:

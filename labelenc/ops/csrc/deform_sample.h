@@ -49,7 +49,7 @@ struct Sample {
 // Of a position that is not a number neither are the shares, and so what is computed with them.
 template <typename A>
 LABELENC_HOST_DEVICE Sample<A> sample_at(A y, A x, int64_t height, int64_t width) {
-  if (y >= -1 && y < height && x >= -1 && x < width) {
+  if (y > -1 && y < height && x > -1 && x < width) {
     const A top = std::floor(y), left = std::floor(x);
     return {static_cast<int32_t>(top), static_cast<int32_t>(left), y - top, x - left};
   }
