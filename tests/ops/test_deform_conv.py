@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labelenc import ops
-from labelenc.ops import deform_products, reference
-
-# The package has a function of the same name.
-DEFORM_CONV = importlib.import_module("labelenc.ops.deform_conv")
+from labelenc.ops import reference
 
 # in channels, out channels, kernel, stride, padding, dilation, groups, deformable groups
 SHAPES: list[tuple[Any, ...]] = [
@@ -164,55 +160,6 @@ def test_smaller_types(seed: int, dtype: torch.dtype) -> None:
     assert all(t.grad is not None and t.grad.dtype == dtype for t in tensors.values())
 
 
-def test_under_autocast(seed: int) -> None:
-    """The product runs in the autocast type; places keep the precision of float32 offsets."""
-    tensors = {name: t.detach().float().requires_grad_() for name, t in random_input(SHAPES[0]).items()}
-    with torch.autocast("cpu", torch.bfloat16):
-        found = convolve(tensors, SHAPES[0])
-        given = tensors["x"], tensors["offset"], tensors["mask"], tensors["weight"], tensors["bias"]
-        grads = torch.autograd.grad(found.sum(), given)
-    assert found.dtype == torch.bfloat16
-    assert all(grad.dtype == torch.float32 for grad in grads)
-    rounded = {name: t if name in ("offset", "mask") else t.bfloat16() for name, t in tensors.items()}
-    assert torch.equal(found, convolve(rounded, SHAPES[0]))
-    torch.testing.assert_close(found.float(), convolve(tensors, SHAPES[0]), rtol=0.05, atol=0.1)
-
-
-def test_autocast_does_not_round_offsets() -> None:
-    """1000.25 is no bfloat16: the sample would move by a whole pixel."""
-    x = torch.zeros(1, 1, 1, 1002)
-    x[..., 1000:] = torch.tensor([4.0, 8.0])
-    offset = torch.tensor([0.0, 1000.25]).reshape(1, 2, 1, 1)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = ops.deform_conv2d(x, offset, None, torch.ones(1, 1, 1, 1), None, stride=1002)
-    assert found.item() == 5.0
-
-
-def test_layout_does_not_matter(seed: int) -> None:
-    tensors = {name: t.detach() for name, t in random_input(SHAPES[2]).items()}
-    expected = convolve({name: t.contiguous() for name, t in tensors.items()}, SHAPES[2])
-    spread = {name: torch.stack([t, -t], dim=-1)[..., 0] for name, t in tensors.items()}
-    last = {
-        name: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
-        for name, t in tensors.items()
-    }
-    for same in (tensors, spread, last):
-        torch.testing.assert_close(convolve(same, SHAPES[2]), expected)
-
-
-@pytest.mark.parametrize("size", [8, 40])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_layout_of_x_is_that_of_the_result_and_of_its_gradient(
-    seed: int, layout: torch.memory_format, size: int
-) -> None:
-    x = torch.randn(2, 4, size, size).contiguous(memory_format=layout).requires_grad_()
-    offset, weight = torch.randn(2, 18, size, size), torch.randn(6, 4, 3, 3)
-    found = ops.deform_conv2d(x, offset, None, weight, None, padding=1)
-    assert found.is_contiguous(memory_format=layout)
-    (grad,) = torch.autograd.grad(found, x, torch.randn(2, 6, size, size))
-    assert grad.is_contiguous(memory_format=layout)
-
-
 def gradients(
     t: dict[str, Tensor], shape: tuple[Any, ...], convolution: Callable[..., Tensor] = convolve
 ) -> list[Tensor]:
@@ -244,46 +191,6 @@ def test_same_as_the_reference_at_every_place(seed: int, shape: tuple[Any, ...])
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("rows", [1, 7, 50])
-@pytest.mark.parametrize("positions", [1, 1 << 30])
-def test_pieces_and_threads_do_not_matter(
-    seed: int, shape: tuple[Any, ...], rows: int, positions: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tensors = {name: t.detach() for name, t in random_input(shape).items()}
-    if positions == 1:
-        tensors["x"] = tensors["x"].contiguous()
-    expected = gradients(tensors, shape)
-    bytes_at_once = rows * 8 * shape[0] * shape[2][0] * shape[2][1]
-    monkeypatch.setitem(deform_products.BYTES_AT_ONCE, "cpu", bytes_at_once)
-    monkeypatch.setattr(deform_products, "POSITIONS_PER_PRODUCT", positions)
-    for found, wanted in zip(gradients(tensors, shape), expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("deformable_groups", [1, 2])
-@pytest.mark.parametrize("images", [1, 3])
-def test_several_threads(seed: int, images: int, deformable_groups: int) -> None:
-    """Large enough that threads share the channels of a deformable group."""
-    shape = (96, 8, (3, 3), 1, 1, 1, 1, deformable_groups)
-    tensors = {
-        "x": torch.randn(images, 96, 40, 40, dtype=torch.float64),
-        "offset": torch.randn(images, 18 * deformable_groups, 40, 40, dtype=torch.float64) * 3,
-        "mask": torch.rand(images, 9 * deformable_groups, 40, 40, dtype=torch.float64),
-        "weight": torch.randn(8, 96, 3, 3, dtype=torch.float64),
-        "bias": torch.randn(8, dtype=torch.float64),
-    }
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        expected = gradients(tensors, shape)
-        torch.set_num_threads(4)
-        for found, wanted in zip(gradients(tensors, shape), expected, strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
-    finally:
-        torch.set_num_threads(threads)
-
-
 def test_what_lies_off_the_map_is_zero_whatever_the_image_holds() -> None:
     x = torch.full((1, 1, 3, 3), torch.inf)
     x[..., 1, 1] = 1.0
@@ -292,49 +199,6 @@ def test_what_lies_off_the_map_is_zero_whatever_the_image_holds() -> None:
     offset[:, :, 2, 2] = torch.tensor([100.0, -1.0])
     found = ops.deform_conv2d(x, offset, None, torch.ones(1, 1, 1, 1), None)
     assert found[0, 0, 2, 2] == 0
-
-
-def test_only_the_arguments_are_kept_for_the_backward_pass(seed: int) -> None:
-    tensors = {name: t.detach().float().requires_grad_() for name, t in random_input(SHAPES[0]).items()}
-    kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        convolve(tensors, SHAPES[0])
-    addresses = {t.data_ptr() for t in tensors.values()}
-    assert {t.data_ptr() for t in kept} <= addresses
-
-
-@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[2]])
-@pytest.mark.parametrize("mask", [True, False])
-def test_opcheck(seed: int, shape: tuple[Any, ...], mask: bool) -> None:
-    t = {name: tensor.float().detach().requires_grad_() for name, tensor in random_input(shape).items()}
-    pairs = [[value, value] for value in shape[3:6]]
-    inputs = (t["x"], t["offset"], t["mask"] if mask else None, t["weight"], t["bias"], *pairs, *shape[6:8])
-    torch.library.opcheck(torch.ops.labelenc.deform_conv2d.default, inputs)
-    plain = [i.detach() if isinstance(i, Tensor) else i for i in inputs]
-    grad = torch.randn_like(torch.ops.labelenc.deform_conv2d(*plain))
-    torch.library.opcheck(torch.ops.labelenc.deform_conv2d_backward.default, (grad, *plain))
-    found = torch.ops.labelenc.deform_conv2d_backward(grad, *plain)
-    stand_in = DEFORM_CONV._backward_stand_in(grad, *plain)
-    torch.testing.assert_close(found, stand_in, rtol=1e-3, atol=1e-3)
-
-
-def test_compiles_as_a_whole(seed: int) -> None:
-    tensors = {name: t.detach().float() for name, t in random_input(SHAPES[1]).items()}
-    compiled = torch.compile(convolve, fullgraph=True, backend="aot_eager")
-    for found, expected in zip(
-        gradients(tensors, SHAPES[1], compiled), gradients(tensors, SHAPES[1]), strict=True
-    ):
-        torch.testing.assert_close(found, expected)
-
-
-def test_deterministic_on_the_cpu(seed: int) -> None:
-    tensors = {name: t.detach() for name, t in random_input(SHAPES[0]).items()}
-    torch.use_deterministic_algorithms(True)
-    try:
-        once, again = gradients(tensors, SHAPES[0]), gradients(tensors, SHAPES[0])
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 
 def test_no_images() -> None:
