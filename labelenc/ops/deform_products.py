@@ -17,10 +17,9 @@ from torch import Tensor
 
 from . import library
 
-# What one piece of the matrix may take: on the CPU it should stay in the cache between kernel and product.
-BYTES_AT_ONCE = {"cpu": 4 << 20, "cuda": 256 << 20}
-# From so many positions on, an image is worth products of its own.
-POSITIONS_PER_PRODUCT = 512
+# What one piece of the matrix may take. On the CPU it should stay in the cache from kernel to product, and
+# threads should not wait for each other too often.
+BYTES_AT_ONCE = {"cpu": 8 << 20, "cuda": 256 << 20}
 
 
 class Settings(NamedTuple):
@@ -51,16 +50,15 @@ def forward(
     s = Settings(*settings)
     cells = x.permute(0, 2, 3, 1).contiguous()
     matrix = _matrix(weight, s.groups).transpose(1, 2)
-    out = x.new_empty((len(x), len(weight), *offset.shape[2:]))
-    out = out.contiguous(memory_format=_product_format(x, out))
+    out = x.new_empty((len(x), *offset.shape[2:], len(weight)))
     buffer = _buffer(x, weight, s.groups, out)
     for first, last in _pieces(out, len(buffer)):
         columns = buffer[: last - first]
         torch.ops.labelenc.deform_columns(cells, offset, mask, columns, first, s.geometry(weight))
         _product(columns.flatten(2).transpose(0, 1), matrix, _rows(out, s.groups, first, last))
     if bias is not None:
-        out += bias[:, None, None]
-    return out.contiguous(memory_format=memory_format(x))
+        out += bias
+    return out.permute(0, 3, 1, 2).contiguous(memory_format=memory_format(x))
 
 
 def backward(
@@ -76,7 +74,7 @@ def backward(
     if x.is_cuda:
         library.alert_not_deterministic("labelenc::deform_conv2d_backward")
     s = Settings(*settings)
-    grad = grad.contiguous(memory_format=_product_format(x, grad))
+    grad = grad.permute(0, 2, 3, 1).contiguous()
     cells = x.permute(0, 2, 3, 1).contiguous()
     matrix = _matrix(weight, s.groups)
     grad_cells = torch.zeros_like(cells, dtype=offset.dtype)
@@ -97,7 +95,7 @@ def backward(
         grad_offset,
         x.new_empty(0) if grad_mask is None else grad_mask,
         _weight(grad_matrix.to(weight.dtype), weight),
-        weight.new_empty(0) if bias is None else grad.sum((0, 2, 3)).to(weight.dtype),
+        weight.new_empty(0) if bias is None else grad.sum((0, 1, 2)).to(weight.dtype),
     )
 
 
@@ -113,45 +111,24 @@ def _weight(matrix: Tensor, like: Tensor) -> Tensor:
     return weight.contiguous(memory_format=memory_format(like))
 
 
-def _product_format(x: Tensor, out: Tensor) -> torch.memory_format:
-    """Layout in which ``out`` is computed.
-
-    Products of whole images at a time need channels last. Large images are as well off with products of their
-    own, which write any layout.
-    """
-    if x.is_cuda or out.shape[2] * out.shape[3] < POSITIONS_PER_PRODUCT:
-        return torch.channels_last
-    return memory_format(x)
-
-
 def _buffer(x: Tensor, weight: Tensor, groups: int, out: Tensor) -> Tensor:
-    """Room for the columns of as many positions as :func:`_pieces` may take at once."""
-    taps = weight.shape[2] * weight.shape[3]
+    """Room for the columns of as many positions of ``out`` (N, H, W, O) as may be taken at once."""
+    taps, positions = weight.shape[2] * weight.shape[3], len(out) * out.shape[1] * out.shape[2]
     most = BYTES_AT_ONCE[x.device.type] // (x.element_size() * x.shape[1] * taps)
-    return x.new_empty(
-        (min(max(most, 1), len(out) * out.shape[2] * out.shape[3]), groups, taps, x.shape[1] // groups)
-    )
+    return x.new_empty((min(max(most, 1), positions), groups, taps, x.shape[1] // groups))
 
 
 def _pieces(out: Tensor, most: int) -> Iterator[tuple[int, int]]:
-    """Ranges of about equally many positions, at most ``most``; within one image where not channels last."""
-    total, stretch = len(out) * out.shape[2] * out.shape[3], out.shape[2] * out.shape[3]
-    if out.is_contiguous(memory_format=torch.channels_last):
-        stretch = total
-    for start in range(0, total, max(stretch, 1)):
-        count = -(-stretch // most)
-        for i in range(count):
-            yield start + stretch * i // count, start + stretch * (i + 1) // count
+    """The positions of ``out`` (N, H, W, O) in ranges of about equal length, at most ``most``."""
+    positions = len(out) * out.shape[1] * out.shape[2]
+    count = -(-positions // most) if positions else 0
+    for i in range(count):
+        yield positions * i // count, positions * (i + 1) // count
 
 
 def _rows(out: Tensor, groups: int, first: int, last: int) -> Tensor:
-    """View of some positions of (N, O, H, W) as matrices (groups, positions, O / groups)."""
-    if out.is_contiguous(memory_format=torch.channels_last):
-        flat = out.permute(0, 2, 3, 1).flatten(0, 2)
-        return flat[first:last].unflatten(1, (groups, -1)).transpose(0, 1)
-    positions = out.shape[2] * out.shape[3]
-    image, start = divmod(first, positions)
-    return out[image].flatten(1).unflatten(0, (groups, -1))[..., start : start + last - first].transpose(1, 2)
+    """View of some positions of ``out`` (N, H, W, O) as matrices (groups, positions, O / groups)."""
+    return out.flatten(0, 2)[first:last].unflatten(1, (groups, -1)).transpose(0, 1)
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
