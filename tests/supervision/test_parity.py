@@ -151,8 +151,8 @@ def test_gradient_norms(trained):
     wanted = expected[RECORDS[kind]]["grad_norm"]
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert set(wanted) == set(trainable)
-    # Where a sample crosses a pixel its slope jumps: noise of 2e-7 in torchvision's own deformable convolutions
-    # changes the norms by up to 4.3e-3 in one of three runs.
+    # Where a sample crosses a pixel its slope jumps: noise of 2e-7 in torchvision's own deformable
+    # convolutions changes the norms by up to 4.3e-3 in one of three runs.
     tolerance = 1e-2 if any(".offset." in name for name in trainable) else 2e-3
     for name, parameter in trainable.items():
         assert parameter.grad.double().norm().item() == pytest.approx(wanted[name], rel=tolerance), name
