@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labelenc import ops
-from labelenc.ops import deform_products
+from labelenc.ops import deform_products, library
 
 # The package has a function of the same name.
 DEFORM_CONV = importlib.import_module("labelenc.ops.deform_conv")
@@ -156,6 +156,25 @@ def test_opcheck(seed: int, groups: tuple[int, int], modulated: bool) -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.skipif(library.build is None, reason="labelenc.ops was not compiled")
+def test_the_kernels_change_what_they_say(seed: int) -> None:
+    x, offset, mask, columns = (
+        torch.randn(shape) for shape in ((2, 5, 6, 4), (2, 36, 5, 6), (2, 18, 5, 6), (40, 2, 9, 2))
+    )
+    grads = [torch.zeros_like(t) for t in (x, offset, mask)]
+    rest = (7, [3, 2, 1, 1, 1, 1, 1, 1])
+    kernels = torch.ops.labelenc
+    torch.library.opcheck(
+        kernels.deform_columns.default, (x, offset, mask, columns, *rest), test_utils="test_schema"
+    )
+    torch.library.opcheck(
+        kernels.deform_columns_backward.default,
+        (x, offset, mask, columns, *grads, *rest),
+        test_utils="test_schema",
+    )
+
+
+@pytest.mark.skipif(library.build is None, reason="labelenc.ops was not compiled")
 def test_the_kernels_refuse_what_does_not_fit() -> None:
     x, offset, columns = torch.zeros(1, 4, 5, 6), torch.zeros(1, 18, 4, 5), torch.zeros(20, 1, 9, 6)
     settings = [3, 1, 1, 1, 1, 1, 1, 1]
