@@ -134,7 +134,7 @@ def compile_flags() -> dict[str, list[str]]:
     # The rounding flags keep CPU and GPU results equal (see iou.h) without giving up vectorised comparisons.
     rounding = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
     return {
-        "cxx": ["-O3", *rounding, "-fvisibility=hidden"],
+        "cxx": ["-O3", *rounding, "-fopenmp-simd", "-fvisibility=hidden"],
         "nvcc": ["-O3"],
     }
 

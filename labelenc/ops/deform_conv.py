@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from . import reference
+from . import deform_products, library, reference
+
+_SETTINGS = "int[2] stride, int[2] padding, int[2] dilation, int groups, int deformable_groups"
+_INPUTS = f"Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, {_SETTINGS}"
+SCHEMA = f"deform_conv2d({_INPUTS}) -> Tensor"
+BACKWARD_SCHEMA = (
+    f"deform_conv2d_backward(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
 
 
 def deform_conv2d(
@@ -25,7 +35,8 @@ def deform_conv2d(
     four pixels of which those outside of the image are 0, and multiplied by the mask.
 
     Args:
-        x: (N, C, H, W), any floating type and layout; half types are interpolated in float32.
+        x: (N, C, H, W), any floating type and layout. Samples of half types are interpolated in float32 and
+            rounded to the type once; sums over channels and taps run in float32.
         offset: (N, 2 * deformable_groups * K, Ho, Wo) in pixels of ``x``, K = kernel height * width: channels
             ``2 (g K + k)`` and the next are dy and dx of tap k (row by row) in deformable group g.
         mask: (N, deformable_groups * K, Ho, Wo), factors such as the sigmoid of a convolution; channel
@@ -37,8 +48,17 @@ def deform_conv2d(
             channels that share offsets.
 
     Returns:
-        (N, O, Ho, Wo) of the type of ``x``. Gradients reach all tensors, once. Where an offset leads exactly
-        onto a row or column, the derivative to it is the one toward larger coordinates.
+        (N, O, Ho, Wo) of the type of ``x``, channels last if ``x`` is, else contiguous. Gradients reach all
+        tensors, once. Where an offset leads exactly onto a row or column, the derivative to it is the one
+        toward larger coordinates. A sample a pixel or more off the image is 0 and has no gradients; one whose
+        place is not a number is not a number either.
+
+    Under autocast ``x``, ``weight`` and ``bias`` go to its type. Offsets and mask never do: places are
+    computed in float32, so that no fraction of a pixel is rounded away.
+
+    Only the arguments are kept for the backward pass; beyond them and the gradients, memory is needed for
+    ``deform_products.BYTES_AT_ONCE``. On a GPU the backward pass adds up the gradient of ``x`` in any order,
+    which ``torch.use_deterministic_algorithms`` forbids.
 
     Raises:
         ValueError: on wrong shapes, types or settings.
@@ -52,9 +72,22 @@ def deform_conv2d(
         )
     ]
     _check_fields(x, offset, mask, weight, sizes, deformable_groups)
-    return reference.deform_conv2d(
-        x, offset, mask, weight, bias, strides, paddings, dilations, groups, deformable_groups
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    accumulation_type = torch.float64 if x.dtype == torch.float64 else torch.float32
+    out: Tensor = torch.ops.labelenc.deform_conv2d(
+        x,
+        offset.to(accumulation_type),
+        None if mask is None else mask.to(accumulation_type),
+        weight.to(x.dtype),
+        None if bias is None else bias.to(x.dtype),
+        strides,
+        paddings,
+        dilations,
+        groups,
+        deformable_groups,
     )
+    return out
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -107,3 +140,61 @@ def _check_fields(
     given = [t for t in (x, offset, mask, weight) if t is not None]
     if not all(t.is_floating_point() for t in given):
         raise ValueError(f"all tensors must be floating point, got {[str(t.dtype) for t in given]}")
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.settings = inputs[5:]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    grads = torch.ops.labelenc.deform_conv2d_backward(grad, *ctx.saved_tensors, *ctx.settings)
+    found = (g if needed else None for g, needed in zip(grads, ctx.needs_input_grad, strict=False))
+    return *found, *[None] * len(ctx.settings)
+
+
+def _backward_stand_in(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    x, _, mask, weight, bias = inputs[:5]
+    with library.autograd_inside():
+        tensors: list[Any] = [None if t is None else t.detach().requires_grad_() for t in inputs[:5]]
+        out = reference.deform_conv2d(*tensors, *inputs[5:])
+        found = iter(torch.autograd.grad(out, [t for t in tensors if t is not None], grad))
+    grads: list[Any] = [t if t is None else next(found) for t in tensors]
+    dx, d_offset, d_mask, d_weight, d_bias = grads
+    return (
+        dx.contiguous(memory_format=deform_products.memory_format(x)),
+        d_offset.contiguous(),
+        x.new_empty(0) if mask is None else d_mask.contiguous(),
+        d_weight.contiguous(memory_format=deform_products.memory_format(weight)),
+        weight.new_empty(0) if bias is None else d_bias,
+    )
+
+
+def _fake(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *_: Any) -> Tensor:
+    out = x.new_empty(len(x), len(weight), *offset.shape[2:])
+    return out.contiguous(memory_format=deform_products.memory_format(x))
+
+
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor, ...]:
+    dense = torch.contiguous_format
+    return (
+        torch.empty_like(x, memory_format=deform_products.memory_format(x)),
+        torch.empty_like(offset, memory_format=dense),
+        x.new_empty(0) if mask is None else torch.empty_like(mask, memory_format=dense),
+        torch.empty_like(weight, memory_format=deform_products.memory_format(weight)),
+        weight.new_empty(0 if bias is None else len(weight)),
+    )
+
+
+_KERNELS = ["deform_columns", "deform_columns_backward"]
+library.compose(SCHEMA, deform_products.forward, reference.deform_conv2d, _fake, _KERNELS)
+library.compose(BACKWARD_SCHEMA, deform_products.backward, _backward_stand_in, _fake_backward, _KERNELS)
+torch.library.register_autograd("labelenc::deform_conv2d", _backward, setup_context=_setup_context)

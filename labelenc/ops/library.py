@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,56 @@ def complete(schema: str, stand_in: Callable, fake: Callable, on_gpu: Callable |
     if not has_kernel(name, "CUDA"):
         _registrations.impl(name, _warning_first(on_gpu or stand_in), "CUDA")
     torch.library.register_fake(f"labelenc::{name}", fake, lib=_registrations)
+
+
+def compose(schema: str, call: Callable, stand_in: Callable, fake: Callable, kernels: Sequence[str]) -> None:
+    """Like :func:`complete` for an operation that Python puts together around compiled ones.
+
+    Args:
+        call: the operation where all of ``kernels`` were compiled for the device.
+        stand_in: the same in plain PyTorch.
+        kernels: names of operations of csrc/registration.cpp.
+    """
+    name = schema.split("(")[0]
+    if build is not None and not all(hasattr(torch.ops.labelenc, kernel) for kernel in kernels):
+        raise _outdated()
+    _registrations.define(schema)
+    for device, replacement in (("CPU", stand_in), ("CUDA", _warning_first(stand_in))):
+        compiled = build is not None and all(has_kernel(kernel, device) for kernel in kernels)
+        _registrations.impl(name, call if compiled else replacement, device)
+    torch.library.register_fake(f"labelenc::{name}", fake, lib=_registrations)
+
+
+@contextlib.contextmanager
+def autograd_inside() -> Iterator[None]:
+    """Lets the implementation of an operation differentiate, which is off while PyTorch runs it."""
+    keys = torch._C.DispatchKey
+    with contextlib.ExitStack() as stack:
+        for key in (keys.AutogradCPU, keys.AutogradCUDA, keys.ADInplaceOrView):
+            stack.enter_context(torch._C._SetExcludeDispatchKeyGuard(key, False))
+        stack.enter_context(torch.enable_grad())
+        yield
+
+
+def alert_not_deterministic(name: str) -> None:
+    """What ``torch.use_deterministic_algorithms`` asks of an operation whose sums come in any order.
+
+    Raises:
+        RuntimeError: unless only warnings are asked for.
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    message = (
+        f"{name} does not have a deterministic implementation, but you set "
+        "'torch.use_deterministic_algorithms(True"
+    )
+    if torch.is_deterministic_algorithms_warn_only_enabled():
+        warnings.warn(f"{message}, warn_only=True)'.", UserWarning, stacklevel=2)
+        return
+    raise RuntimeError(
+        f"{message})'. You can turn off determinism just for this operation, or you can use the "
+        "'warn_only=True' option, if that's acceptable for your application."
+    )
 
 
 def _warning_first(call: Callable) -> Callable:

@@ -265,8 +265,9 @@ def deform_conv2d(
 
 def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Along one axis, the two cells that a position lies between, and their shares: 0 for one off the map."""
+    near = (position > -1)[..., None]
     position = position.clamp(-1, size)
     low = position.floor()
     index = torch.stack([low, low + 1], dim=-1).long()
     share = torch.stack([low + 1 - position, position - low], dim=-1)
-    return index.clamp(0, size - 1), share * ((index >= 0) & (index < size))
+    return index.clamp(0, size - 1), share * (near & (index >= 0) & (index < size))

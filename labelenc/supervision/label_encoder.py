@@ -96,7 +96,7 @@ def encode_label_maps(
         *size,
         scales,
     )
-    return first(maps)
+    return first(maps.to(first.weight.dtype))
 
 
 class LabelEncoder(nn.Module):

@@ -116,3 +116,40 @@ def test_self_test_passes_and_says_what_is_built() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "compiled kernels" in done.stdout
     assert done.stdout.count(" ok") == 6 * (2 if torch.cuda.is_available() else 1)
+
+
+USE_DEFORM_CONV = """
+import warnings, torch
+warnings.simplefilter("ignore")
+from labelenc import ops
+x = torch.arange(16.0).reshape(1, 1, 4, 4).requires_grad_()
+weight = torch.ones(1, 1, 1, 1, requires_grad=True)
+offset = torch.full((1, 2, 4, 4), 0.5).requires_grad_()
+out = ops.deform_conv2d(x, offset, None, weight, None)
+out.sum().backward()
+print(out[0, 0, 0, 0].item(), x.grad[0, 0, 1, 1].item(), weight.grad.item(), offset.grad[0, :, 0, 0].tolist())
+"""
+
+
+def test_without_kernels_gradients_come_from_the_reference(tmp_path: Path) -> None:
+    done = python(["-c", USE_DEFORM_CONV], copy_without_kernels(tmp_path))
+    assert done.returncode == 0, done.stderr
+    with_kernels = python(["-c", USE_DEFORM_CONV], ROOT)
+    assert done.stdout == with_kernels.stdout
+    assert done.stdout.startswith("2.5 1.0 ")
+    assert done.stdout.endswith("[4.0, 1.0]\n")
+
+
+def test_what_deterministic_algorithms_ask_of_an_operation_without() -> None:
+    library.alert_not_deterministic("one")
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(
+            RuntimeError, match="one does not have a deterministic implementation, but you set"
+        ):
+            library.alert_not_deterministic("one")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with pytest.warns(UserWarning, match="two does not have a deterministic implementation"):
+            library.alert_not_deterministic("two")
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -20,6 +20,10 @@ STABLE_TORCH_LIBRARY(labelenc, m) {
   m.def("focal_loss(Tensor logits, Tensor targets, float gamma, float alpha, bool total) -> Tensor");
   m.def("focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, float gamma, float alpha) -> Tensor");
   m.def("label_map(Tensor boxes, Tensor slots, Tensor? scales, SymInt count, SymInt height, SymInt width) -> Tensor");
+  m.def("deform_columns(Tensor x, Tensor offset, Tensor? mask, Tensor(a!) columns, int first, int[] geometry) -> ()");
+  m.def(
+      "deform_columns_backward(Tensor x, Tensor offset, Tensor? mask, Tensor(a!) columns, Tensor(b!) grad_x, "
+      "Tensor(c!) grad_offset, Tensor(d!)? grad_mask, int first, int[] geometry) -> ()");
 }
 
 namespace {
