@@ -71,7 +71,7 @@ def compact_label_map(
     labels on the CPU spare that.
 
     Returns:
-        ``(maps, images, channels)``: float32 (P, height, width) where the boxes are; int64 (P,) and int64 (P,)
+        ``(maps, images, channels)``: float32 (P, height, width) where the boxes are; int64 (P,) and (P,)
         where the labels are. P is the number of pairs of an image and a class that has a box in it, also one
         that leaves no trace. They are ordered by image, then class. With ``dense = label_map(...)``, ``maps``
         is ``dense[images, channels]``; the class of a channel is ``channel + 1``.
