@@ -239,6 +239,8 @@ def shares(rank: int) -> Iterator[Batch]:
 
 
 def pair(output_dir: Path) -> None:
+    import divided
+
     torch.set_num_threads(1)
     process = setup_distributed("cpu")
     rank = process.rank
@@ -264,6 +266,8 @@ def pair(output_dir: Path) -> None:
     found["nan"] = attempt(
         lambda: run(output_dir / "nan", 10, process=process, losses=nan_on_second, data=data)
     )
+    found["divided"] = divided.run(output_dir / "divided", process, steps=2)
+    found["local"], found["summed"] = divided.local_gradients(process)
     found["on_main"] = on_main(lambda: process.rank + 7)
     found["on_main_error"] = attempt(lambda: on_main(complain))
     torch.save(found, output_dir / f"rank{rank}.pt")
