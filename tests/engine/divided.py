@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from labelenc.engine import (
     Checkpointer,
+    GradientClip,
     LoopSettings,
     MetricsWriter,
     ParallelModel,
@@ -52,7 +53,7 @@ def micro_batches(process: Process, steps: int) -> list[Batch]:
     return dealt
 
 
-def run(folder: Path, process: Process, steps: int) -> dict[str, Tensor]:
+def run(folder: Path, process: Process, steps: int, clip: GradientClip | None = None) -> dict[str, Tensor]:
     """The weights after all updates; losses are in ``folder``'s metrics.jsonl."""
     torch.manual_seed(2)
     model = Mean()
@@ -64,7 +65,7 @@ def run(folder: Path, process: Process, steps: int) -> dict[str, Tensor]:
         model.helper.requires_grad_(k >= 2)
         return parallel(batch.images.tensors.float(), helped=k >= 2)
 
-    settings = LoopSettings(UPDATES, UPDATES, accumulation_steps=steps)
+    settings = LoopSettings(UPDATES, UPDATES, clip=clip, accumulation_steps=steps)
     with MetricsWriter(folder, 0, UPDATES, rank=process.rank) as writer:
         train(
             state,

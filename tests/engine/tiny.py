@@ -28,7 +28,9 @@ from labelenc.engine import (
     ParallelModel,
     Process,
     TrainingState,
+    WeightAverage,
     close_distributed,
+    load_file,
     make_scaler,
     on_main,
     reduce_mean,
@@ -98,9 +100,11 @@ def run(output_dir: Path, max_iter: int, *, process: Process = ALONE, **options)
     """Start or resume a run.
 
     ``options`` may hold ``losses(model, batch, k)``, ``evaluate(model, iteration)``, ``data``, ``delay``
-    (seconds per batch), ``kind``, and any of LoopSettings.
+    (seconds per batch), ``kind``, ``ema_decay``, and any of LoopSettings.
     """
     state = make_state(dtype=options.get("dtype", "float32"), device=process.device)
+    decay = options.pop("ema_decay", 0.0)
+    state.average = WeightAverage(state.model, decay) if decay else None
     torch.manual_seed(process.rank)
     parallel = ParallelModel(state.model, process)
     losses, evaluate = options.pop("losses", model_losses), options.pop("evaluate", None)
@@ -121,6 +125,13 @@ def run(output_dir: Path, max_iter: int, *, process: Process = ALONE, **options)
             evaluate=None if evaluate is None else lambda iteration: evaluate(state.model, iteration),
         )
     return state, metrics
+
+
+def final(output_dir: Path) -> dict:
+    """The final checkpoint without its texts, for comparisons."""
+    content = load_file(output_dir / "model_final.pth")
+    del content["kind"]
+    return content
 
 
 def survive(output_dir: Path, seed: int) -> None:
