@@ -153,3 +153,11 @@ def test_bad_loss_on_one_rank_stops_both(pair: tuple[Path, list[dict]]) -> None:
             assert part in found["nan"]
     assert load_file(pair[0] / "nan" / "model_0000004.pth")["iteration"] == 4
     assert not (pair[0] / "nan" / "model_final.pth").exists()
+
+
+def test_bad_loss_on_one_rank_is_skipped_by_both(pair: tuple[Path, list[dict]]) -> None:
+    first, second = (found["weights"] for found in pair[1])
+    assert_close(first, second, rtol=0, atol=0)
+    assert all(weight.isfinite().all() for weight in first.values())
+    assert [found["skipped"]["skipped_updates"] for found in pair[1]] == [1, 1]
+    assert load_file(pair[0] / "skip" / "model_final.pth")["iteration"] == 10

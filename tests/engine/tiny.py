@@ -277,6 +277,10 @@ def pair(output_dir: Path) -> None:
     found["nan"] = attempt(
         lambda: run(output_dir / "nan", 10, process=process, losses=nan_on_second, data=data)
     )
+    skipping, _ = run(
+        output_dir / "skip", 10, process=process, losses=nan_on_second, data=data, on_nonfinite="skip"
+    )
+    found["skipped"], found["weights"] = skipping.extra, dict(skipping.model.named_parameters())
     found["divided"] = divided.run(output_dir / "divided", process, steps=2)
     found["local"], found["summed"] = divided.local_gradients(process)
     found["on_main"] = on_main(lambda: process.rank + 7)
