@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -66,6 +67,8 @@ class _Loader(DataLoader):
 def _init_worker(_worker: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # Garbage collections write to every object they look at, which would copy the parent's memory.
+    gc.freeze()
 
 
 def make_loader(
