@@ -180,6 +180,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--images", type=Path, help="folder of images; without it, pictures are made")
     parser.add_argument("--annotations", type=Path, help="their COCO file")
+    parser.add_argument("--pictures", type=int, default=64, help="how many are made")
     parser.add_argument("--sizes", type=int, nargs="+", default=[800, 480, 240], help="short sides in pixels")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--batch", type=int, default=8, help="images of a batch")
@@ -203,7 +204,7 @@ def main() -> None:
     print(f"\nimages per second and core\n{HEADER}")
     with tempfile.TemporaryDirectory() as folder:
         images = args.images or Path(folder)
-        annotations = args.annotations or draw_set(images, 64, args.seed)
+        annotations = args.annotations or draw_set(images, args.pictures, args.seed)
         rows = [row for size in args.sizes for row in measure(annotations, images, size, args)]
     write(args.output, {**about, "results": rows})
 

@@ -71,7 +71,7 @@ class Transform:
         return image, target
 
     def _planes(self, image: Tensor) -> Tensor:
-        """The channels in their order, contiguous; OpenCV takes pixels apart faster than strided copies do."""
+        """The channels in their order, contiguous; OpenCV takes pixels apart faster than a strided copy."""
         planes = torch.empty(image.shape, dtype=torch.uint8)
         ordered = [plane.numpy() for plane in planes]
         cv2.split(image.permute(1, 2, 0).numpy(), ordered if self.bgr else ordered[::-1])

@@ -19,6 +19,7 @@ from labelenc.engine.checkpoint import Checkpointer, TrainingState, preserved_ra
 from labelenc.engine.distributed import Process, all_gather_objects, broadcast_object, reduce_mean
 from labelenc.engine.logging import MetricsWriter
 from labelenc.engine.optim import GradientClip, clip_gradients
+from labelenc.engine.prefetch import prefetched
 from labelenc.structures import Batch
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def train(
     state.model.train()
     # Iterators of data loaders draw a random number, which a resumed run would draw at another place.
     with preserved_random_state():
-        batches = iter(loader)
+        batches = prefetched(iter(loader), process.device)
     for k in range(state.iteration, settings.max_iter):
         started = time.perf_counter()
         batch = _next_batch(batches, k, settings.max_iter)
@@ -160,7 +161,6 @@ def _update(
     checkpointer: Checkpointer,
 ) -> dict[str, float]:
     device, dtype = process.device, DTYPES[settings.dtype]
-    batch = batch.to(device, non_blocking=True)
     with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
         parts = dict(losses(batch, k))
     total = torch.stack([value.float() for value in parts.values()]).sum()
