@@ -11,11 +11,16 @@ from types import ModuleType
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
 # Threads that wait for each other on a busy machine are far slower than one.
 torch.set_num_threads(1)
+
+# Fresh inputs in every run; a failure prints what reproduces it.
+settings.register_profile("fresh", derandomize=False, print_blob=True, deadline=None, database=None)
+settings.load_profile("fresh")
 
 
 @pytest.fixture(scope="session")

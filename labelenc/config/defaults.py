@@ -44,6 +44,7 @@ def default_config() -> CN:
     )
     # New: own data. name -> {images: folder, annotations: file.json} or {voc_root: folder, split: name}.
     cfg.DATASETS.REGISTER = CN(new_allowed=True)
+    # NUM_WORKERS: at most; fewer where the cores that a process can have do not suit so many.
     cfg.DATALOADER = CN(dict(NUM_WORKERS=4, SIZE_DIVISIBILITY=0, ASPECT_RATIO_GROUPING=True))
     cfg.SOLVER = _solver()
     cfg.TEST = _test()

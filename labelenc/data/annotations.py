@@ -66,7 +66,7 @@ class Annotations:
         sizes: int32 (M, 2), width and height in pixels as the annotations state them.
         file_names: bytes (M,), relative to the image folder, UTF-8.
         boxes: float32 (K, 4), xyxy in pixels with inclusive corners, within the image.
-        labels: int16 (K,), 1..C.
+        labels: int32 (K,), 1..C.
         offsets: int64 (M + 1,).
         num_crowd: crowd boxes set aside.
         annotated: False where the file has no annotations at all, as test sets.

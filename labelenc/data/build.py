@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from yacs.config import CfgNode
@@ -16,10 +14,11 @@ from labelenc.data import voc
 from labelenc.data.annotations import STOPS, Annotations, DataError, Problem
 from labelenc.data.check import check_set
 from labelenc.data.coco import CocoDataset, ConcatenatedDataset, Sample
+from labelenc.data.loading import fitting_workers, make_loader
 from labelenc.data.parse import load_coco, read_json
-from labelenc.data.samplers import Draw, TestBatchSampler, TrainBatchSampler
+from labelenc.data.samplers import TestBatchSampler, TrainBatchSampler
 from labelenc.data.transforms import Transform
-from labelenc.structures import Batch, DatasetInfo, ImageBatch
+from labelenc.structures import Batch, DatasetInfo
 
 _FLIP_PROBABILITY = 0.5
 
@@ -205,60 +204,12 @@ def _divisible_batch(cfg: CfgNode, num_replicas: int) -> int:
     return images
 
 
-class _Deferring(Dataset[Sample | DataError]):
-    """Hands a DataError over as a value; raised in a worker, it would arrive buried in a traceback."""
-
-    def __init__(self, dataset: Dataset[Sample]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, item: int | Draw) -> Sample | DataError:
-        try:
-            return self.dataset[item]
-        except DataError as error:
-            return error
-
-
-def collate(samples: Sequence[Sample | DataError], size_divisibility: int) -> Batch | DataError:
-    """Pad samples to one batch; the first error among them takes its place."""
-    good = [sample for sample in samples if isinstance(sample, Sample)]
-    for sample in samples:
-        if isinstance(sample, DataError):
-            return sample
-    rescaled = zip(*(sample.rescaled or [] for sample in good), strict=True)
-    return Batch(
-        images=ImageBatch.from_tensors([sample.image for sample in good], size_divisibility),
-        targets=[sample.target for sample in good],
-        image_ids=[sample.image_id for sample in good],
-        original_sizes=[sample.original_size for sample in good],
-        rescaled=[ImageBatch.from_tensors(same_size, size_divisibility) for same_size in rescaled] or None,
-    )
-
-
-class _Loader(DataLoader):
-    """A DataLoader that raises the errors its workers deferred."""
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # Workers are not persistent and no name holds their iterator, so that an error ends them at once;
-        # held by the error's traceback, they would be waited for until they time out.
-        for batch in super().__iter__():
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
-
-
-def _init_worker(_worker: int) -> None:
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
-def _loader(cfg: CfgNode, dataset: Dataset[Sample], sampler: Sampler) -> _Loader:
-    return _Loader(
-        _Deferring(dataset),
-        batch_sampler=sampler,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=functools.partial(collate, size_divisibility=cfg.DATALOADER.SIZE_DIVISIBILITY),
-        pin_memory=cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
-        worker_init_fn=_init_worker,
-        # Its own generator: the loader's draw for its workers would otherwise move the global random state.
-        generator=torch.Generator().manual_seed(0),
+def _loader(cfg: CfgNode, dataset: Dataset[Sample], sampler: Sampler) -> DataLoader[Batch]:
+    on_gpu = cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available()
+    return make_loader(
+        dataset,
+        sampler,
+        fitting_workers(cfg.DATALOADER.NUM_WORKERS, on_gpu),
+        cfg.DATALOADER.SIZE_DIVISIBILITY,
+        pin_memory=on_gpu,
     )

@@ -120,7 +120,9 @@ class CocoDataset(Dataset[Sample]):
         self.image_dir, self.transform, self.rescale = image_dir, transform, rescale
         counts = np.diff(annotations.offsets)
         self._rows = np.flatnonzero(counts > 0) if training else np.arange(len(annotations))
-        self.image_ids: list[int] = annotations.image_ids[self._rows].tolist()
+        # An array, as all that is kept per image: looking at a Python object counts a reference, and by that
+        # a worker process would get a copy of its memory page, in the end of all of them.
+        self.image_ids = annotations.image_ids[self._rows]
         self.info = DatasetInfo(
             name=annotations.dataset,
             categories=annotations.categories,
@@ -157,10 +159,10 @@ class CocoDataset(Dataset[Sample]):
         width, height = self._annotations.sizes[self._rows[index]].tolist()
         return width, height
 
-    def aspect_groups(self) -> list[int]:
-        """1 for each image at least as high as wide, else 0."""
+    def aspect_groups(self) -> np.ndarray:
+        """int8 (len(self),), 1 for each image at least as high as wide, else 0."""
         sizes = self._annotations.sizes[self._rows]
-        return (sizes[:, 1] >= sizes[:, 0]).astype(int).tolist()
+        return (sizes[:, 1] >= sizes[:, 0]).astype(np.int8)
 
     def image_path(self, index: int) -> str:
         return str(Path(self.image_dir, self._annotations.file_name(self._rows[index])))
@@ -187,7 +189,7 @@ class CocoDataset(Dataset[Sample]):
         if isinstance(item, Draw):
             index, generator = item.index, torch.Generator().manual_seed(item.seed)
         assert isinstance(index, int)
-        image_id, size = self.image_ids[index], self.size(index)
+        image_id, size = int(self.image_ids[index]), self.size(index)
         pixels = read_image(self.image_path(index), size, f"{self.info.name}, image {image_id}")
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         boxes = self.targets(index)
@@ -208,8 +210,8 @@ class ConcatenatedDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def aspect_groups(self) -> list[int]:
-        return [group for part in self.parts for group in part.aspect_groups()]
+    def aspect_groups(self) -> np.ndarray:
+        return np.concatenate([part.aspect_groups() for part in self.parts])
 
     def __getitem__(self, item: int | Draw) -> Sample:
         index = item.index if isinstance(item, Draw) else item

@@ -17,6 +17,8 @@ import numpy as np
 
 from labelenc.data.annotations import CLIPPED, DROPPED, STOPS, Annotations, DataError, Problem
 
+# Boxes are float32, which has all whole numbers up to this one.
+MAX_SIDE = 2**24
 # COCO rounds coordinates to 0.01, so a box that ends at the border may pass it by that much.
 _BORDER_SLACK = 0.05
 
@@ -26,11 +28,18 @@ def _is_id(value: object) -> bool:
 
 
 def _is_length(value: object) -> bool:
-    return type(value) in (int, float) and 0 < value < 2**31 and value == int(value)  # type: ignore[operator,call-overload]
+    return type(value) in (int, float) and 0 < value <= MAX_SIDE and value == int(value)  # type: ignore[operator,call-overload]
 
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and value != ""
+
+
+def _is_file_name(value: object) -> bool:
+    try:
+        return isinstance(value, str) and value != "" and b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_box(value: object) -> bool:
@@ -44,9 +53,9 @@ _Schema = dict[str, tuple[Callable[[object], bool], str]]
 _CATEGORY: _Schema = {"id": (_is_id, "an integer"), "name": (_is_text, "a text")}
 _IMAGE: _Schema = {
     "id": (_is_id, "an integer"),
-    "file_name": (_is_text, "a text"),
-    "width": (_is_length, "a positive whole number"),
-    "height": (_is_length, "a positive whole number"),
+    "file_name": (_is_file_name, "a text that can name a file"),
+    "width": (_is_length, f"a positive whole number up to {MAX_SIDE}"),
+    "height": (_is_length, f"a positive whole number up to {MAX_SIDE}"),
 }
 _ANNOTATION: _Schema = {
     "id": (_is_id, "an integer"),
@@ -157,21 +166,24 @@ def legacy_boxes(xywh: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, dict[
         sizes: (K, 2), width and height of each box's image.
 
     Returns:
-        float64 (K, 4) xyxy clipped to [0, W - 1] x [0, H - 1]; masks (K,) of the unusable boxes by kind of
+        float32 (K, 4) xyxy clipped to [0, W - 1] x [0, H - 1]; masks (K,) of the unusable boxes by kind of
         fault; and the mask of usable boxes that were clipped.
     """
     finite = np.isfinite(xywh).all(axis=1)
     xywh = np.where(finite[:, None], xywh, 0.0)
     extent = xywh[:, 2:]
-    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + np.maximum(extent - 1, 0)], axis=1)
+    with np.errstate(over="ignore"):
+        corners = np.concatenate([xywh[:, :2], xywh[:, :2] + np.maximum(extent - 1, 0)], axis=1)
     limit = np.concatenate([sizes, sizes], axis=1) - 1.0
     clipped = np.clip(corners, 0.0, limit)
+    boxes = clipped.astype(np.float32)
+    vanished = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
     # One pixel wide or high means x1 == x0 in inclusive corners, which the box coder cannot use either.
-    no_area = finite & (extent <= 1).any(axis=1)
-    outside = finite & ~no_area & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+    no_area = finite & ((extent <= 1).any(axis=1) | (vanished & (clipped == corners).all(axis=1)))
+    outside = finite & ~no_area & vanished
     usable = finite & ~no_area & ~outside
     faults = {"box not finite": ~finite, "box without area": no_area, "box outside its image": outside}
-    return clipped, faults, usable & (np.abs(clipped - corners) > _BORDER_SLACK).any(axis=1)
+    return boxes, faults, usable & (np.abs(clipped - corners) > _BORDER_SLACK).any(axis=1)
 
 
 def parse_coco(data: object, dataset: str, source: str) -> Annotations:
@@ -222,7 +234,7 @@ def parse_coco(data: object, dataset: str, source: str) -> Annotations:
 def _usable_boxes(
     parser: _Parser, rows: np.ndarray, image_of: np.ndarray, label_of: np.ndarray, sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes float32 (K, 4), labels int16 (K,), image positions int64 (K,); by image, then as in the file."""
+    """Boxes float32 (K, 4), labels int32 (K,), image positions int64 (K,); by image, then as in the file."""
     xywh = np.array([parser.annotations[r]["bbox"] for r in rows], dtype=np.float64).reshape(-1, 4)
     row_sizes = sizes[image_of].reshape(-1, 2)
     boxes, faults, clipped = legacy_boxes(xywh, row_sizes)
@@ -233,8 +245,8 @@ def _usable_boxes(
     parser.note_boxes(rows[clipped], row_sizes[clipped], "box partly outside its image", CLIPPED)
     order = np.argsort(image_of[usable], kind="stable")
     return (
-        boxes[usable][order].astype(np.float32),
-        label_of[usable][order].astype(np.int16),
+        boxes[usable][order],
+        label_of[usable][order].astype(np.int32),
         image_of[usable][order],
     )
 
@@ -254,7 +266,8 @@ def read_json(path: str, dataset: str) -> Any:
             f"{dataset}: {path} is not valid JSON at line {error.lineno}, column {error.colno} "
             f"({error.msg}); the file may be truncated: copy or export it again"
         ) from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        # ValueError: no UTF-8, or a number of thousands of digits.
         raise DataError(f"{dataset}: cannot read the annotation file {path}: {error}") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
@@ -48,7 +49,7 @@ class TrainBatchSampler(Sampler[list[Draw]]):
 
     def __init__(
         self,
-        groups: Sequence[int] | None,
+        groups: Sequence[int] | np.ndarray | None,
         num_images: int,
         batch_size: int,
         seed: int,
@@ -91,7 +92,7 @@ class TrainBatchSampler(Sampler[list[Draw]]):
             generator = torch.Generator().manual_seed(derive_seed(self.seed, 0, epoch))
             order = torch.randperm(self.num_images, generator=generator).tolist()
             for position, index in enumerate(order, start=epoch * self.num_images):
-                group = 0 if self.groups is None else self.groups[index]
+                group = 0 if self.groups is None else int(self.groups[index])
                 batch = waiting.setdefault(group, [])
                 batch.append((index, position))
                 if len(batch) == self.batch_size:
@@ -112,7 +113,7 @@ class TestBatchSampler(Sampler[list[int]]):
 
     def __init__(
         self,
-        groups: Sequence[int] | None,
+        groups: Sequence[int] | np.ndarray | None,
         num_images: int,
         batch_size: int,
         num_replicas: int = 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
@@ -50,7 +51,8 @@ class Transform:
         """Transform one image.
 
         Args:
-            image: uint8 (3, h, w), BGR.
+            image: uint8 (3, h, w), BGR; fastest as a view of (h, w, 3), which decoders give and torchvision
+                resizes several times faster.
             target: boxes in the coordinates of `image`.
             generator: source of every random choice; None is for transforms that have none to make.
 
@@ -62,12 +64,18 @@ class Transform:
         if (new_width, new_height) != (width, height):
             image = F.resize(image, [new_height, new_width], antialias=True)
             target = target.resize((new_width, new_height))
+        image = self._planes(image)
         if self.flip_probability > 0 and torch.rand((), generator=generator).item() < self.flip_probability:
             image = image.flip(-1)
             target = target.flip_left_right()
-        if not self.bgr:
-            image = image.flip(0)
-        return image.contiguous(), target
+        return image, target
+
+    def _planes(self, image: Tensor) -> Tensor:
+        """The channels in their order, contiguous; OpenCV takes pixels apart faster than a strided copy."""
+        planes = torch.empty(image.shape, dtype=torch.uint8)
+        ordered = [plane.numpy() for plane in planes]
+        cv2.split(image.permute(1, 2, 0).numpy(), ordered if self.bgr else ordered[::-1])
+        return planes
 
     def _min_size(self, generator: torch.Generator | None) -> int:
         if len(self.min_sizes) == 1:

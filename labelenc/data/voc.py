@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labelenc.data.annotations import Annotations, DataError
-from labelenc.data.parse import parse_coco
+from labelenc.data.parse import MAX_SIDE, parse_coco
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
@@ -153,7 +153,8 @@ def _read_xml(path: Path) -> ET.Element:
         raise DataError(
             f"there is no {path}, which the split names; add it or take the image out of the split"
         ) from error
-    except (OSError, ET.ParseError) as error:
+    except (OSError, ET.ParseError, LookupError, ValueError) as error:
+        # The last two: an encoding that is unknown, or that the parser can't read.
         raise DataError(f"{path} is not valid XML: {error}; copy or export it again") from error
 
 
@@ -166,7 +167,7 @@ def _class_name(element: ET.Element, path: Path) -> str:
 
 def _pixels(element: ET.Element, key: str, path: Path) -> int:
     value = _number(element, key, path)
-    if not 1 <= value < 2**31:
+    if not 1 <= value <= MAX_SIDE:
         raise DataError(f"{path}: <{key}> is {value:g}, not a size in pixels; correct the file")
     return int(value)
 

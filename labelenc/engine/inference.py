@@ -11,6 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from labelenc.engine.distributed import Process, broadcast_batch_norm, broadcast_object, gather_objects
+from labelenc.engine.prefetch import prefetched
 from labelenc.structures import Batch, BoxList
 
 
@@ -45,8 +46,8 @@ def run_inference(
     try:
         with torch.no_grad():
             hidden = process.rank != 0 or not sys.stderr.isatty()
-            for batch in tqdm(loader, desc=description, disable=hidden, leave=False):
-                batch = batch.to(process.device, non_blocking=True)
+            progress = tqdm(loader, desc=description, disable=hidden, leave=False)
+            for batch in prefetched(iter(progress), process.device):
                 described = zip(batch.image_ids, batch.original_sizes, detect(batch), strict=True)
                 found += [(image_id, boxes.resize(size).to("cpu")) for image_id, size, boxes in described]
     finally:

@@ -18,6 +18,7 @@ from labelenc.engine.average import average_in_use
 from labelenc.engine.checkpoint import Checkpointer, TrainingState, preserved_random_state
 from labelenc.engine.distributed import Process, broadcast_object
 from labelenc.engine.logging import MetricsWriter
+from labelenc.engine.prefetch import prefetched
 from labelenc.engine.settings import LoopSettings
 from labelenc.engine.update import Losses, NoSync, TrainingError, update
 from labelenc.structures import Batch
@@ -83,7 +84,7 @@ def train(
     state.model.train()
     # Iterators of data loaders draw a random number, which a resumed run would draw at another place.
     with preserved_random_state():
-        stream = iter(loader)
+        stream = prefetched(iter(loader), process.device)
     for k in range(state.iteration, settings.max_iter):
         started = time.perf_counter()
         batches = [_next_batch(stream, k, settings.max_iter) for _ in range(settings.accumulation_steps)]

@@ -49,7 +49,7 @@ def update(
 
     Args:
         losses: ``losses(batch, k)`` gives the scalar losses of a micro-batch, the same names for all.
-        batches: the micro-batches of this process, on the CPU.
+        batches: the micro-batches of this process, on ``device``.
         checkpointer: knows the last checkpoint, for messages.
         no_sync: gradients of forward passes inside this context stay with the process.
 
@@ -90,7 +90,6 @@ def _forward(
 ) -> tuple[list[str], Tensor]:
     """Names and, in one float32 tensor, values of the losses of a micro-batch."""
     dtype = DTYPES[settings.dtype]
-    batch = batch.to(device, non_blocking=True)
     with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
         parts = losses(batch, k)
     return list(parts), torch.stack([value.float() for value in parts.values()])

@@ -33,6 +33,11 @@ class Batch:
     def pin_memory(self) -> Batch:
         return self._with_tensors(lambda holder: holder.pin_memory())
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory of every tensor until ``stream`` is done with it, though another one owns it."""
+        for holder in (self.images, *self.targets, *(self.rescaled or ())):
+            holder.record_stream(stream)
+
     def _with_tensors(self, change: Callable[[Any], Any]) -> Batch:
         """The batch after ``change`` of everything in it that holds tensors."""
         return Batch(

@@ -87,6 +87,11 @@ class BoxList:
         new._fields = {k: v.pin_memory() for k, v in self._fields.items()}
         return new
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory until ``stream`` is done with it; see `torch.Tensor.record_stream`."""
+        for tensor in (self.bbox, *self._fields.values()):
+            tensor.record_stream(stream)
+
     def __getitem__(self, index: Tensor | slice | list[int]) -> BoxList:
         """Rows picked by a slice, an index tensor or a boolean mask."""
         new = BoxList(self.bbox[index], self.size, self.mode)

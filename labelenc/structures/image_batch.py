@@ -45,6 +45,10 @@ class ImageBatch:
     def pin_memory(self) -> ImageBatch:
         return ImageBatch(self.tensors.pin_memory(), self.image_sizes)
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory until ``stream`` is done with it; see `torch.Tensor.record_stream`."""
+        self.tensors.record_stream(stream)
+
     def flip_left_right(self) -> ImageBatch:
         """Mirror every image within its own width; the padding stays at the right and bottom."""
         flipped = torch.zeros_like(self.tensors)

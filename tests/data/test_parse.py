@@ -73,6 +73,13 @@ STOPPING: list[tuple[str, Change, str]] = [
     ("image height zero", _set("images", 1, "height", 0), "'height' is 0, not a positive whole number"),
     ("image id text", _set("images", 1, "id", "12"), "'id' is '12', not an integer"),
     ("no file name", _set("images", 1, "file_name", ""), "'file_name' is ''"),
+    (
+        "file name for no disk",
+        _set("images", 1, "file_name", "a\udc80.png"),
+        "not a text that can name a file",
+    ),
+    ("file name with NUL", _set("images", 1, "file_name", "b.png\0"), "not a text that can name a file"),
+    ("image beyond float32", _set("images", 1, "width", 2**24 + 1), "whole number up to 16777216"),
     ("duplicate image id", _set("images", 1, "id", 11), "image 11: duplicate image id"),
     ("duplicate annotation id", _set("annotations", 1, "id", 1), "annotation 1: duplicate annotation id"),
     ("duplicate category id", _set("categories", 0, "id", 3), "duplicate category id"),
@@ -103,6 +110,9 @@ BAD_BOXES: list[tuple[str, list[float], str]] = [
     ("infinite", [5, 5, float("inf"), 10], "box not finite"),
     ("right of the image", [100, 5, 10, 10], "box outside its image"),
     ("above the image", [5, -20, 10, 15], "box outside its image"),
+    ("a hair wider than a pixel", [5, 5, 1 + 1e-9, 10], "box without area"),
+    ("a hair inside the image", [99 - 1e-9, 5, 10, 10], "box outside its image"),
+    ("far away and huge", [1e308, 5, 1e308, 10], "box outside its image"),
 ]
 
 
@@ -161,6 +171,7 @@ FILES = [
     ("truncated", '{"images": [\n {"id": 1,', "not valid JSON at line 2, column"),
     ("empty", "", "not valid JSON at line 1, column 1"),
     ("a list", "[1, 2]", "top level is a list"),
+    ("endless number", '{"images": ' + "9" * 5000 + "}", "cannot read"),
 ]
 
 

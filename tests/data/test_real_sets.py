@@ -44,7 +44,7 @@ def test_equal_to_pycocotools(real_set):
     assert len(found.labels) + found.num_crowd + len(dropped) == num_boxes
     category_ids = sorted(truth.getCatIds())
     assert data.info.category_ids == tuple(category_ids)
-    for index, image_id in enumerate(data.image_ids):
+    for index, image_id in enumerate(data.image_ids.tolist()):
         annotations = truth.loadAnns(truth.getAnnIds(imgIds=image_id, iscrowd=False))
         annotations = [a for a in annotations if a["id"] not in dropped]
         target = data.targets(index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as F
 
 from labelenc.data.transforms import Transform, resized_size
 from labelenc.structures import BoxList
@@ -85,3 +86,20 @@ def test_random_choices_come_from_the_generator_alone(seed):
     assert sizes == {20, 30, 40}
     # 200 fair coins stay within 60..140 but once in 10^8.
     assert 60 < flips < 140
+
+
+@pytest.mark.parametrize("bgr", [True, False])
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize("size", [None, 30, 64, 131])
+def test_pixels_are_those_of_the_plain_resize(seed, size, flip, bgr):
+    height, width = torch.randint(1, 130, (2,)).tolist()
+    decoded = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
+    # One plane after the other, as no fast path takes it.
+    expected = decoded.permute(2, 0, 1).contiguous()
+    transform = Transform((size or min(height, width),), 10_000, flip, bgr)
+    out, _ = transform(decoded.permute(2, 0, 1), BoxList([], (width, height)), torch.Generator())
+    if size is not None:
+        expected = F.resize(expected, list(out.shape[1:]), antialias=True)
+    expected = expected.flip(-1) if flip else expected
+    assert out.is_contiguous()
+    assert torch.equal(out, expected if bgr else expected[[2, 1, 0]])

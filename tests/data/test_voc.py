@@ -103,6 +103,20 @@ FAULTS = [
     ("no xml", lambda root: (root / "Annotations/2008_000001.xml").unlink(), r"2008_000001\.xml"),
     ("broken xml", lambda root: (root / "Annotations/2008_000001.xml").write_text("<a>"), "not valid XML"),
     (
+        "unknown encoding",
+        lambda root: (root / "Annotations/2008_000001.xml").write_text(
+            '<?xml version="1.0" encoding="x"?><a/>'
+        ),
+        r"2008_000001\.xml is not valid XML: unknown encoding",
+    ),
+    (
+        "encoding that the parser cannot read",
+        lambda root: (root / "Annotations/2008_000001.xml").write_text(
+            '<?xml version="1.0" encoding="big5"?><a/>'
+        ),
+        r"2008_000001\.xml is not valid XML: multi-byte encodings",
+    ),
+    (
         "no box",
         lambda root: (root / "Annotations/2008_000001.xml").write_text(
             "<annotation><size><width>4</width><height>4</height></size><object><name>cat</name></object></annotation>"

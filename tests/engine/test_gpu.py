@@ -28,6 +28,7 @@ from labelenc.engine import (
 )
 from labelenc.engine.optim import restore_optimizer
 from labelenc.engine.update import update
+from labelenc.structures import Batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -67,6 +68,26 @@ def test_loss_that_is_not_finite_stops(tiny: ModuleType, tmp_path: Path, process
     with pytest.raises(TrainingError, match=r"(?s)iteration 6.*loss_bad.*\[50, 51\].*model_0000004\.pth"):
         tiny.run(tmp_path, 10, process=process, losses=losses)
     assert not (tmp_path / "model_final.pth").exists()
+
+
+def test_training_does_the_updates_before_a_broken_batch(
+    tiny: ModuleType, tmp_path: Path, process: Process
+) -> None:
+    def data() -> Iterator[Batch]:
+        yield from tiny.loader(0, 5)
+        raise ValueError("broken")
+
+    done: list[int] = []
+
+    def losses(model, batch: Batch, k: int):
+        done.append(k)
+        assert batch.images.tensors.is_cuda
+        return tiny.model_losses(model, batch, k)
+
+    with pytest.raises(ValueError, match="broken"):
+        tiny.run(tmp_path, 8, process=process, data=data(), losses=losses)
+    assert done == [0, 1, 2, 3, 4]
+    assert (tmp_path / "model_0000004.pth").is_file()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
