@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from labelenc import ops
 from labelenc.modeling.box_coder import BoxCoder
-from labelenc.modeling.dense.anchors import AnchorGenerator, inside_image
-from labelenc.modeling.dense.layers import per_anchor
+from labelenc.modeling.dense.anchors import AnchorGenerator, inside_images
+from labelenc.modeling.dense.layers import joined, per_anchor
 from labelenc.modeling.losses import mean_over_processes, smooth_l1_sum
 from labelenc.modeling.matching import IGNORED, Matcher, assign
 from labelenc.modeling.sampling import BalancedSampler
@@ -96,34 +96,41 @@ class RPN(nn.Module):
         self.train_settings = train
         self.test_settings = test
 
-    def assign(self, anchors: Tensor, image_size: tuple[int, int], target: BoxList) -> tuple[Tensor, Tensor]:
-        """Labels (R,) int64 (1, BACKGROUND or IGNORED) and offsets (R, 4) of the anchors (R, 4).
+    def assign(
+        self, anchors: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Sequence[BoxList]
+    ) -> tuple[Tensor, Tensor]:
+        """Labels (N, R) int64 (1, BACKGROUND or IGNORED) and offsets (N, R, 4) of the anchors (R, 4).
 
-        ``image_size`` is (height, width) without padding.
+        ``image_sizes`` are (height, width) without padding.
         """
-        objects = torch.ones(len(target), dtype=torch.int64, device=anchors.device)
-        labels, offsets = assign(anchors, target, objects, self.matcher, self.box_coder)
-        labels[~inside_image(anchors, image_size, self.straddle)] = IGNORED
-        return labels, offsets
+        boxes = [target.bbox for target in targets]
+        objects = [torch.ones(len(target), dtype=torch.int64, device=anchors.device) for target in targets]
+        labels, offsets = assign(anchors, boxes, objects, self.matcher, self.box_coder)
+        return labels.masked_fill(~inside_images(anchors, image_sizes, self.straddle), IGNORED), offsets
 
     def losses_and_proposals(
-        self, images: ImageBatch, features: Sequence[Tensor], targets: Sequence[BoxList]
-    ) -> tuple[dict[str, Tensor], list[BoxList]]:
-        """The losses, and proposals to train the second stage on: those of the network, then the
-        ground-truth boxes.
+        self, images: ImageBatch, pyramids: Sequence[Sequence[Tensor]], targets: Sequence[BoxList]
+    ) -> Iterator[tuple[dict[str, Tensor], list[BoxList]]]:
+        """For each pyramid the losses, and proposals to train the second stage on: those of the network, then
+        the ground-truth boxes. The anchors of a pyramid are drawn when it is its turn.
 
         ``loss_objectness``: binary cross entropy; ``loss_rpn_box_reg``: smooth L1 of the positives. Both are
         sums over the number of sampled anchors, averaged over the processes.
         """
-        anchors = self.anchor_generator(features)
-        logits, offsets = self._predict(features)
-        losses = self._losses(images, torch.cat(anchors), logits, offsets, targets)
-        found = self._propose(images, anchors, logits, offsets, self.train_settings)
-        proposals = [
-            BoxList(torch.cat([boxes.bbox, target.bbox]), boxes.size)
-            for boxes, target in zip(found, targets, strict=True)
-        ]
-        return losses, proposals
+        anchors = self.anchor_generator(pyramids[0])
+        labels, wanted = self.assign(torch.cat(anchors), images.image_sizes, targets)
+        count = mean_over_processes(self.sampler.number(labels).sum().float()).clamp(min=1)
+        outputs = (
+            [level.chunk(len(pyramids)) for level in levels] for levels in self._predict(joined(pyramids))
+        )
+        for logits, offsets in zip(*(zip(*levels, strict=True) for levels in outputs), strict=True):
+            losses = self._losses(logits, offsets, labels, wanted)
+            found = self._propose(images, anchors, logits, offsets, self.train_settings)
+            proposals = [
+                BoxList(torch.cat([boxes.bbox, target.bbox]), boxes.size)
+                for boxes, target in zip(found, targets, strict=True)
+            ]
+            yield {name: loss / count for name, loss in losses.items()}, proposals
 
     def proposals(self, images: ImageBatch, features: Sequence[Tensor]) -> list[BoxList]:
         """Boxes that may hold an object, best first, with the field ``objectness`` (0..1), per image."""
@@ -136,27 +143,20 @@ class RPN(nn.Module):
         return [per_anchor(x, 1).squeeze(2) for x in logits], [per_anchor(x, 4) for x in offsets]
 
     def _losses(
-        self,
-        images: ImageBatch,
-        anchors: Tensor,
-        logits: Sequence[Tensor],
-        offsets: Sequence[Tensor],
-        targets: Sequence[BoxList],
+        self, logits: Sequence[Tensor], offsets: Sequence[Tensor], labels: Tensor, wanted: Tensor
     ) -> dict[str, Tensor]:
-        assigned = [
-            self.assign(anchors, size, target)
-            for size, target in zip(images.image_sizes, targets, strict=True)
-        ]
-        labels = torch.stack([of_image for of_image, _ in assigned])
-        wanted = torch.stack([of_image for _, of_image in assigned])
-        sampled = self.sampler(labels)
-        positive = sampled & (labels > 0)
-        count = mean_over_processes(sampled.sum().float()).clamp(min=1)
+        """Sums over anchors drawn at random. The others get harmless values: choosing would make the host
+        wait."""
+        sampled, positive = self.sampler(labels), labels > 0
         objectness = F.binary_cross_entropy_with_logits(
-            torch.cat(list(logits), dim=1)[sampled], labels[sampled].float(), reduction="sum"
+            torch.where(sampled, torch.cat(list(logits), dim=1), 0),
+            positive.float(),
+            weight=sampled.float(),
+            reduction="sum",
         )
-        regression = smooth_l1_sum(torch.cat(list(offsets), dim=1)[positive], wanted[positive], BETA)
-        return {"loss_objectness": objectness / count, "loss_rpn_box_reg": regression / count}
+        drawn = (sampled & positive)[..., None]
+        predicted = torch.where(drawn, torch.cat(list(offsets), dim=1), wanted)
+        return {"loss_objectness": objectness, "loss_rpn_box_reg": smooth_l1_sum(predicted, wanted, BETA)}
 
     @torch.no_grad()
     def _propose(
