@@ -37,4 +37,6 @@ def joined(pyramids: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 def apart(outputs: Sequence[Tensor], values: int, pyramids: int) -> list[Tensor]:
     """A head's outputs (P * N, A * values, H, W) of all levels as P tensors (N, R, values), R in the order of
     the anchors."""
-    return list(torch.cat([per_anchor(level, values) for level in outputs], dim=1).chunk(pyramids))
+    together = torch.cat([per_anchor(level, values) for level in outputs], dim=1)
+    # The gradient of chunks is copied, be it one.
+    return [together] if pyramids == 1 else list(together.chunk(pyramids))
