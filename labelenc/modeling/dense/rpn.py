@@ -172,15 +172,17 @@ class RPN(nn.Module):
             for level in zip(anchors, logits, offsets, strict=True)
         ]
         boxes, scores = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
-        numbers = torch.cat(
-            [torch.full_like(of_level[0], i, dtype=torch.int64) for i, (_, of_level) in enumerate(levels)]
+        sizes = [(width, height) for height, width in images.image_sizes]
+        boxes = torch.stack([box_ops.clip(*of_image) for of_image in zip(boxes, sizes, strict=True)])
+        counts = [of_level.shape[1] for _, of_level in levels]
+        kept = torch.stack(
+            [_survivors(*of_image, counts, settings) for of_image in zip(boxes, scores, strict=True)]
         )
         found = []
-        for index, (height, width) in enumerate(images.image_sizes):
-            candidates = BoxList(boxes[index], (width, height)).clip_to_image(remove_empty=False)
-            candidates.add_field("objectness", scores[index])
-            found.append(_suppress(candidates, numbers, settings))
-        return _best_over_levels(found, settings)
+        for index, rows in enumerate(_best_over_levels(scores, kept, settings)):
+            found.append(BoxList(boxes[index, rows], sizes[index]))
+            found[-1].add_field("objectness", scores[index, rows])
+        return found
 
     def _best_of_level(
         self, anchors: Tensor, logits: Tensor, offsets: Tensor, top_n: int
@@ -192,28 +194,33 @@ class RPN(nn.Module):
         return boxes.unflatten(0, rows.shape), scores
 
 
-def _suppress(candidates: BoxList, levels: Tensor, settings: ProposalSettings) -> BoxList:
-    """What small sizes, NMS and ``post_nms_top_n`` leave of one image, level by level, best first in each."""
-    widths, heights = box_ops.widths_heights(candidates.bbox)
+def _survivors(boxes: Tensor, scores: Tensor, counts: Sequence[int], settings: ProposalSettings) -> Tensor:
+    """(K,) bool: what small sizes, NMS and ``post_nms_top_n`` leave of the candidates of one image.
+
+    They lie level by level, ``counts`` of each, best first. In NMS the host waits for a GPU.
+    """
+    widths, heights = box_ops.widths_heights(boxes)
     # False for a box that is not finite, too.
     large = (widths >= settings.min_size) & (heights >= settings.min_size)
-    candidates, levels = candidates[large], levels[large]
-    scores = candidates.get_field("objectness")
-    keep = ops.batched_nms(candidates.bbox, scores, levels, settings.nms_threshold, legacy_offset=True)
-    keep = keep[levels[keep].argsort(stable=True)]
-    kept_levels = levels[keep]
-    rank = torch.arange(len(keep), device=keep.device) - torch.searchsorted(kept_levels, kept_levels)
-    return candidates[keep[rank < settings.post_nms_top_n]]
+    levels = torch.cat([torch.full((n,), i, device=boxes.device) for i, n in enumerate(counts)])
+    # Ranked last, the small ones remove none of the others.
+    ranked = scores.masked_fill(~large, -torch.inf)
+    keep = ops.batched_nms(boxes, ranked, levels, settings.nms_threshold, legacy_offset=True)
+    kept = torch.zeros_like(large).index_fill(0, keep, True) & large
+    return torch.cat([level & (level.cumsum(0) <= settings.post_nms_top_n) for level in kept.split(counts)])
 
 
-def _best_over_levels(found: Sequence[BoxList], settings: ProposalSettings) -> list[BoxList]:
-    if not settings.per_batch:
-        return [
-            boxes[boxes.get_field("objectness").topk(min(settings.top_n, len(boxes))).indices]
-            for boxes in found
-        ]
-    scores = torch.cat([boxes.get_field("objectness") for boxes in found])
-    best = torch.zeros_like(scores, dtype=torch.bool)
-    best[scores.topk(min(settings.top_n, len(scores))).indices] = True
-    masks = best.split([len(boxes) for boxes in found])
-    return [boxes[mask] for boxes, mask in zip(found, masks, strict=True)]
+def _best_over_levels(scores: Tensor, kept: Tensor, settings: ProposalSettings) -> list[Tensor]:
+    """Of each image the candidates that become proposals, from scores, at least 0, and masks (N, K).
+
+    They come best first or, with ``per_batch``, as they lie. The host waits once to learn how many they are.
+    """
+    ranked = scores.masked_fill(~kept, -1)
+    if settings.per_batch:
+        values, index = ranked.flatten().topk(min(settings.top_n, ranked.numel()))
+        chosen = torch.zeros_like(kept).flatten().scatter(0, index, values >= 0).view_as(kept)
+        order = chosen.int().argsort(dim=1, descending=True, stable=True)
+    else:
+        values, order = ranked.topk(min(settings.top_n, ranked.shape[1]), dim=1)
+        chosen = values >= 0
+    return [rows[:count] for rows, count in zip(order, chosen.sum(dim=1).tolist(), strict=True)]
