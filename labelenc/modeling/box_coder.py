@@ -21,15 +21,13 @@ class BoxCoder:
         self.weights = weights
 
     def encode(self, boxes: Tensor, references: Tensor) -> Tensor:
-        """Offsets (N, 4) that lead from ``references`` (N, 4) to ``boxes`` (N, 4)."""
+        """Offsets (..., 4) that lead from ``references`` to ``boxes``, both (..., 4); they broadcast."""
         width, height = box_ops.widths_heights(boxes)
         ref_width, ref_height = box_ops.widths_heights(references)
-        shift_x = (boxes[:, 0] + 0.5 * width - references[:, 0] - 0.5 * ref_width) / ref_width
-        shift_y = (boxes[:, 1] + 0.5 * height - references[:, 1] - 0.5 * ref_height) / ref_height
-        offsets = torch.stack(
-            [shift_x, shift_y, torch.log(width / ref_width), torch.log(height / ref_height)], dim=1
-        )
-        return offsets * offsets.new_tensor(self.weights)
+        shift_x = (boxes[..., 0] + 0.5 * width - references[..., 0] - 0.5 * ref_width) / ref_width
+        shift_y = (boxes[..., 1] + 0.5 * height - references[..., 1] - 0.5 * ref_height) / ref_height
+        offsets = [shift_x, shift_y, torch.log(width / ref_width), torch.log(height / ref_height)]
+        return torch.stack([o * weight for o, weight in zip(offsets, self.weights, strict=True)], dim=-1)
 
     def decode(self, offsets: Tensor, references: Tensor) -> Tensor:
         """Boxes (N, K * 4) of the offsets (N, K * 4) from ``references`` (N, 4)."""

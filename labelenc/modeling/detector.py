@@ -51,17 +51,23 @@ class Detector(nn.Module):
             return self.detect(images, features)
         if targets is None:
             raise ValueError("targets are needed in training mode; call model.eval() to detect")
-        return self.head_losses(images, features, targets)
+        [losses] = self.head_losses(images, [features], targets)
+        return losses
 
     def head_losses(
-        self, images: ImageBatch, features: Sequence[Tensor], targets: Sequence[BoxList]
-    ) -> dict[str, Tensor]:
-        """The detection losses of pyramid features, be they of the images or encodings of the labels."""
+        self, images: ImageBatch, pyramids: Sequence[Sequence[Tensor]], targets: Sequence[BoxList]
+    ) -> list[dict[str, Tensor]]:
+        """The detection losses of each of several pyramids of features, be they of the images or encodings
+        of their labels. What only the targets decide is computed once, and the heads run once on all."""
         if not isinstance(self.rpn, RPN):
-            return self.rpn.losses(images, features, targets)
+            return self.rpn.losses(images, pyramids, targets)
         assert self.roi_heads is not None
-        losses, proposals = self.rpn.losses_and_proposals(images, features, targets)
-        return {**losses, **self.roi_heads.losses(features, proposals, targets)}
+        losses, sampled = [], []
+        for of_pyramid, proposals in self.rpn.losses_and_proposals(images, pyramids, targets):
+            losses.append(of_pyramid)
+            sampled.append([self.roi_heads.sample(*pair) for pair in zip(proposals, targets, strict=True)])
+        of_boxes = self.roi_heads.losses(pyramids, sampled)
+        return [{**first, **second} for first, second in zip(losses, of_boxes, strict=True)]
 
     def detect(self, images: ImageBatch, features: Sequence[Tensor]) -> list[BoxList]:
         """Detections from pyramid features."""

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from labelenc.modeling.box_coder import BoxCoder
-from labelenc.structures import BoxList, box_ops
+from labelenc.structures import box_ops
 
 BELOW_LOW = -1
 BETWEEN = -2
 BACKGROUND = 0
 IGNORED = -1
+# Pairs of a box and a reference looked at together: bounds the memory at about 100 MB however many there are.
+MAX_PAIRS = 1 << 22
+
+
+def padded(rows: Sequence[Tensor]) -> Tensor:
+    """Tensors (n_i, ...) of N images as one (N, G, ...) with zeros at the ends; G is the largest n_i, but at
+    least 1."""
+    most = max(1, *map(len, rows))
+    together = rows[0].new_zeros((len(rows), most, *rows[0].shape[1:]))
+    for slot, of_image in zip(together, rows, strict=True):
+        slot[: len(of_image)] = of_image
+    return together
+
+
+def pick(values: Tensor, index: Tensor) -> Tensor:
+    """The rows (N, R, ...) of ``values`` (N, G, ...) at ``index`` (N, R)."""
+    start = torch.arange(len(values), device=index.device)[:, None] * values.shape[1]
+    return values.flatten(0, 1).index_select(0, (index + start).flatten()).unflatten(0, index.shape)
+
+
+def references_at_once(truth: Tensor) -> int:
+    """How many references may meet all boxes (N, G, ...) at a time."""
+    return max(1, MAX_PAIRS // (truth.shape[0] * truth.shape[1]))
 
 
 class Matcher:
@@ -30,47 +55,71 @@ class Matcher:
         self.low = low
         self.allow_low_quality = allow_low_quality
 
-    def __call__(self, truth: Tensor, references: Tensor) -> Tensor:
-        """(G, 4) and (R, 4) boxes to (R,) int64: an index below G, BELOW_LOW or BETWEEN."""
-        if len(truth) == 0:
-            return torch.full((len(references),), BELOW_LOW, dtype=torch.int64, device=references.device)
-        return self.match_quality(box_ops.pairwise_iou(truth, references))
+    def __call__(self, truth: Tensor, valid: Tensor, references: Tensor) -> Tensor:
+        """What references (R, 4), or (N, R, 4), of N images stand for.
 
-    def match_quality(self, quality: Tensor) -> Tensor:
-        """The same from a ready (G, R) matrix of IoUs; G must not be 0."""
-        best, index = quality.max(dim=0)
+        Args:
+            truth: (N, G, 4) boxes, G at least 1.
+            valid: (N, G) bool; the other boxes are padding, whatever their coordinates.
+
+        Returns:
+            (N, R) int64: an index below G, BELOW_LOW or BETWEEN.
+        """
+
+        def quality(chunk: Tensor) -> Tensor:
+            return box_ops.pairwise_iou(truth, chunk).masked_fill_(~valid[..., None], -1)
+
+        chunks = references.split(references_at_once(truth), dim=-2)
+        best_of_truth = None
+        if self.allow_low_quality and len(chunks) > 1:
+            # Twice the arithmetic, but the IoUs of all pairs need not be kept.
+            best_of_chunks = [quality(chunk).amax(dim=-1, keepdim=True) for chunk in chunks]
+            best_of_truth = torch.stack(best_of_chunks).amax(dim=0)
+        return torch.cat([self.match_quality(quality(chunk), best_of_truth) for chunk in chunks], dim=-1)
+
+    def match_quality(self, quality: Tensor, best_of_truth: Tensor | None = None) -> Tensor:
+        """The same from ready IoUs (..., G, R), negative for padding; G must not be 0.
+
+        ``best_of_truth`` (..., G, 1) is each box's best IoU with any reference, should there be more
+        references than these R.
+        """
+        best, index = quality.max(dim=-2)
         matches = torch.where(best < self.low, BELOW_LOW, index)
         matches = torch.where((best >= self.low) & (best < self.high), BETWEEN, matches)
-        if self.allow_low_quality:
-            best_of_truth = quality.max(dim=1, keepdim=True).values
+        if self.allow_low_quality and quality.shape[-1]:
+            if best_of_truth is None:
+                best_of_truth = quality.amax(dim=-1, keepdim=True)
             # A box that overlaps no reference has no best one: all would share its quality of 0.
-            rescued = (quality == best_of_truth) & (best_of_truth > 0)
-            matches = torch.where(rescued.any(dim=0), index, matches)
+            wanted = torch.where(best_of_truth > 0, best_of_truth, torch.inf)
+            matches = torch.where((quality == wanted).any(dim=-2), index, matches)
         return matches
 
 
 @torch.no_grad()
 def assign(
-    references: Tensor, target: BoxList, labels: Tensor, matcher: Matcher, box_coder: BoxCoder
+    references: Tensor,
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    matcher: Matcher,
+    box_coder: BoxCoder,
 ) -> tuple[Tensor, Tensor]:
-    """What references are trained to say.
+    """What references are trained to say in each of N images. The host does not wait for a GPU.
 
     Args:
-        references: (R, 4) boxes.
-        target: G ground-truth boxes.
-        labels: (G,) int64, what a match with each of them is called.
+        references: (R, 4) boxes, the same in all images.
+        boxes: the (G_i, 4) ground-truth boxes of each image.
+        labels: (G_i,) int64, at least 1: what a match with each of them is called.
         matcher: references to ground truth.
         box_coder: offsets from references to ground truth.
 
     Returns:
-        Labels (R,) int64, of the match, BACKGROUND or IGNORED, and offsets (R, 4), 0 where there is no match.
+        Labels (N, R) int64, of the match, BACKGROUND or IGNORED, and offsets (N, R, 4), 0 where there is no
+        match.
     """
-    matches = matcher(target.bbox, references)
-    assigned = torch.full_like(matches, BACKGROUND)
-    assigned[matches == BETWEEN] = IGNORED
-    positive = (matches >= 0).nonzero().squeeze(1)
-    matched = matches[positive]
-    assigned[positive] = labels[matched]
-    offsets = torch.zeros_like(references)
-    offsets[positive] = box_coder.encode(target.bbox[matched], references[positive])
-    return assigned, offsets
+    truth, names = padded(boxes), padded(labels)
+    matches = matcher(truth, names > 0, references)
+    positive, index = matches >= 0, matches.clamp(min=0)
+    assigned = torch.where(positive, pick(names, index), BACKGROUND)
+    assigned = assigned.masked_fill(matches == BETWEEN, IGNORED)
+    offsets = box_coder.encode(pick(truth, index), references)
+    return assigned, torch.where(positive[..., None], offsets, 0)

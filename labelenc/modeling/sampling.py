@@ -29,6 +29,11 @@ class BalancedSampler:
         free = self.batch_size - positives.sum(dim=-1, keepdim=True)
         return positives | _draw(keys, labels == 0, self.batch_size, free)
 
+    def number(self, labels: Tensor) -> Tensor:
+        """How many of each row are drawn (...,): chance decides which, not how many."""
+        positives = (labels > 0).sum(dim=-1).clamp(max=self.max_positives)
+        return (positives + (labels == 0).sum(dim=-1)).clamp(max=self.batch_size)
+
 
 def _draw(keys: Tensor, candidates: Tensor, most: int, number: Tensor | int | None = None) -> Tensor:
     """Mask of the candidates of highest key: ``number`` per row, at most ``most``."""

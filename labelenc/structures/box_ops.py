@@ -27,19 +27,31 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union of every pair: (N, 4) and (M, 4) give (N, M)."""
-    top_left = torch.maximum(first[:, None, :2], second[None, :, :2])
-    bottom_right = torch.minimum(first[:, None, 2:], second[None, :, 2:])
-    overlap = (bottom_right - top_left + LEGACY_OFFSET).clamp_(min=0)
-    intersection = overlap[..., 0] * overlap[..., 1]
-    return intersection / (area(first)[:, None] + area(second)[None, :] - intersection)
+    """Intersection over union of every pair: (..., N, 4) and (..., M, 4) give (..., N, M).
+
+    The leading dimensions broadcast. Besides the result it takes twice its memory for a while.
+    """
+    areas = area(first)[..., :, None], area(second)[..., None, :]
+    first, second = first[..., :, None, :], second[..., None, :, :]
+    width = _overlap(first[..., 0], first[..., 2], second[..., 0], second[..., 2])
+    height = _overlap(first[..., 1], first[..., 3], second[..., 1], second[..., 3])
+    intersection = width.mul_(height)
+    del height
+    union = (areas[0] + areas[1]).sub_(intersection)
+    return intersection.div_(union)
+
+
+def _overlap(start: Tensor, end: Tensor, other_start: Tensor, other_end: Tensor) -> Tensor:
+    """The inclusive lengths that intervals have in common, 0 where they lie apart."""
+    length = torch.minimum(end, other_end).sub_(torch.maximum(start, other_start))
+    return length.add_(LEGACY_OFFSET).clamp_(min=0)
 
 
 def clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Clip (..., 4) boxes to ``[0, width - 1] x [0, height - 1]``; ``image_size`` is (width, height)."""
     width, height = image_size
-    limit = boxes.new_tensor([width - 1, height - 1, width - 1, height - 1])
-    return torch.minimum(boxes.clamp(min=0), limit)
+    x, y = boxes[..., 0::2].clamp(0, width - 1), boxes[..., 1::2].clamp(0, height - 1)
+    return torch.stack([x, y], dim=-1).flatten(-2)
 
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:

@@ -58,11 +58,15 @@ class ImageBatch:
 
     def normalize(self, mean: Sequence[float], std: Sequence[float]) -> ImageBatch:
         """``(pixel - mean) / std`` per channel in float32, with the padding left at exactly zero."""
-        shape = (1, -1, 1, 1)
-        mean_tensor = torch.tensor(mean, dtype=torch.float32, device=self.tensors.device).view(shape)
-        std_tensor = torch.tensor(std, dtype=torch.float32, device=self.tensors.device).view(shape)
+        mean_tensor, std_tensor = (_per_channel(values, self.tensors.device) for values in (mean, std))
         pixels = (self.tensors.to(torch.float32) - mean_tensor) / std_tensor
         for image, (height, width) in zip(pixels, self.image_sizes, strict=True):
             image[:, height:, :] = 0
             image[:, :, width:] = 0
         return ImageBatch(pixels, self.image_sizes)
+
+
+def _per_channel(values: Sequence[float], device: torch.device) -> Tensor:
+    """(1, C, 1, 1) float32, filled on the device: a copy of a list would make the host wait for a GPU."""
+    channels = [torch.full((1, 1, 1), value, dtype=torch.float32, device=device) for value in values]
+    return torch.stack(channels, dim=1)

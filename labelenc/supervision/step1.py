@@ -50,8 +50,7 @@ class LabelEncStep1(Detector):
         scales = random_box_scales(targets) if self.augment else None
         features = self.backbone(images.tensors)
         encodings = self.encode(images, targets, scales)
-        losses = self.head_losses(images, features, targets)
-        of_encodings = self.head_losses(images, encodings, targets)
+        losses, of_encodings = self.head_losses(images, [features, encodings], targets)
         losses.update({f"ae_{name}": loss for name, loss in of_encodings.items()})
         if distance_loss_weight:
             distance = feature_distance(features, encodings, self.feature_adapt)

@@ -47,7 +47,7 @@ class LabelEncStep2(Detector):
         if not self.training or targets is None:
             return super().forward(images, targets)
         features = self.backbone(images.tensors)
-        losses = self.head_losses(images, features, targets)
+        [losses] = self.head_losses(images, [features], targets)
         if auxiliary_loss_weight:
             height, width = images.tensors.shape[-2:]
             with torch.no_grad():

@@ -137,7 +137,7 @@ def test_losses(scene, make_target, words):
     narrow = make_target([[3.5, 3.5, 11, 11]], [1], SIZES[1])
     for given in (targets, [empty, targets[1]], [empty, narrow]):
         expected = losses_by_hand(rpn, features, given, bool(words))
-        found = {name: loss.item() for name, loss in rpn.losses(images, features, given).items()}
+        found = {name: loss.item() for name, loss in rpn.losses(images, [features], given)[0].items()}
         assert found == pytest.approx(expected, rel=1e-4)
         assert min(expected.values()) > 0
 
@@ -146,7 +146,7 @@ def test_losses(scene, make_target, words):
 def test_losses_without_any_box(scene, make_target, words):
     rpn, images, features, _ = scene(*words)
     targets = [make_target([], [], size) for size in SIZES]
-    losses = rpn.losses(images, features, targets)
+    losses = rpn.losses(images, [features], targets)[0]
     expected = losses_by_hand(rpn, features, targets, bool(words))
     assert losses["loss_reg"].item() == losses["loss_centerness"].item() == 0
     assert losses["loss_cls"].item() == pytest.approx(expected["loss_cls"], rel=1e-4)
@@ -164,14 +164,15 @@ def test_two_processes_with_half_a_batch_each_are_one_with_all(
     rpn, images, features, targets = scene(*IMPROVED)
     if without_boxes:
         targets[1] = make_target([], [], SIZES[1])
-    whole = rpn.losses(images, features, targets)
+    whole = rpn.losses(images, [features], targets)[0]
     counts = []
 
     def halves(mean):
         monkeypatch.setattr(fcos, "mean_over_processes", mean)
         for image in range(2):
             part = ImageBatch(images.tensors[image : image + 1], SIZES[image : image + 1])
-            yield rpn.losses(part, [f[image : image + 1] for f in features], targets[image : image + 1])
+            of_image = [f[image : image + 1] for f in features]
+            yield rpn.losses(part, [of_image], targets[image : image + 1])[0]
 
     list(halves(lambda count: counts.append(count) or count))
     mean = sum(counts) / 2
@@ -249,9 +250,9 @@ def test_nothing_detected(scene, assert_nothing_detected):
 @pytest.mark.parametrize("words", [(), IMPROVED], ids=["plain", "improved"])
 def test_half_precision(scene, words):
     rpn, images, features, targets = scene(*words)
-    exact = rpn.losses(images, features, targets)
+    exact = rpn.losses(images, [features], targets)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = rpn.losses(images, features, targets)
+        losses = rpn.losses(images, [features], targets)[0]
         assert rpn.head(features)[0][0].dtype == torch.bfloat16
         found = detect(rpn, images, features)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
@@ -268,7 +269,7 @@ def test_a_trained_head_detects_its_targets(scene, words):
     optimizer = torch.optim.Adam(rpn.parameters(), lr=0.02)
     for _ in range(150):
         optimizer.zero_grad()
-        sum(rpn.losses(images, features, targets).values()).backward()
+        sum(rpn.losses(images, [features], targets)[0].values()).backward()
         optimizer.step()
     with torch.no_grad():
         detections = detect(rpn, images, features)

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from labelenc.modeling.dense import fcos_targets
+from labelenc.modeling import matching
 from labelenc.modeling.dense.fcos_targets import (
     LocationTargets,
     box_distances,
@@ -122,9 +122,9 @@ def test_chunks_change_nothing(seed, random_target, monkeypatch):
     target, locations = random_target(17), make_locations(FIVE, 512, 640)
     for radius in (0.0, 1.5):
         assign = LocationTargets(FIVE, radius)
-        monkeypatch.setattr(fcos_targets, "MAX_PAIRS", 10**9)
+        monkeypatch.setattr(matching, "MAX_PAIRS", 10**9)
         whole = assign(locations, [target])
-        monkeypatch.setattr(fcos_targets, "MAX_PAIRS", 1000)
+        monkeypatch.setattr(matching, "MAX_PAIRS", 1000)
         chunked = assign(locations, [target])
         assert all(torch.equal(*pair) for pair in zip(whole, chunked, strict=True))
 

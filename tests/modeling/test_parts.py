@@ -61,7 +61,8 @@ def test_recorded_matches(ops_record, shared_dir, image):
     truth = recipe_boxes(shared_dir, image)
     for kind, high, low in (("retinanet", 0.5, 0.4), ("rpn", 0.7, 0.3)):
         anchors = torch.cat(grid_anchors(kind, *BATCH))
-        matches = Matcher(high, low, allow_low_quality=True)(truth, anchors)
+        valid = torch.ones(1, len(truth), dtype=torch.bool)
+        [matches] = Matcher(high, low, allow_low_quality=True)(truth[None], valid, anchors)
         assert matches.dtype == torch.int64
         assert torch.equal(matches, ops_record[f"matcher/{kind}_image{image}"].long())
         grown = torch.tensor([0.0, 0, 1, 1])
@@ -120,7 +121,10 @@ def test_a_truth_that_overlaps_nothing_rescues_nothing():
 
 def test_matching_without_truth_and_without_references():
     matcher = Matcher(0.5, 0.4, True)
-    assert matcher(torch.zeros(0, 4), torch.zeros(3, 4)).tolist() == [BELOW_LOW] * 3
+    padding = torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.bool)
+    # Whatever the padding overlaps.
+    assert matcher(*padding, torch.zeros(3, 4)).tolist() == [[BELOW_LOW] * 3]
+    assert matcher(*padding, torch.zeros(0, 4)).shape == (1, 0)
     with pytest.raises(ValueError, match=r"0\.6 exceeds high threshold 0\.5"):
         Matcher(0.5, 0.6, True)
 

@@ -138,7 +138,7 @@ def smooth_l1_by_hand(values, wanted, beta=0.11):
 def test_losses(scene, straddle):
     rpn, images, features, targets = scene("MODEL.RETINANET.STRADDLE_THRESH", straddle)
     expected = losses_by_hand(rpn, images, features, targets, straddle)
-    found = {name: loss.item() for name, loss in rpn.losses(images, features, targets).items()}
+    found = {name: loss.item() for name, loss in rpn.losses(images, [features], targets)[0].items()}
     assert found == pytest.approx(expected, rel=1e-4)
     assert expected["loss_retina_reg"] > 0
 
@@ -147,14 +147,14 @@ def test_losses_with_one_image_without_boxes(scene, make_target):
     rpn, images, features, targets = scene()
     targets = [make_target([], [], SIZES[0]), targets[1]]
     expected = losses_by_hand(rpn, images, features, targets, -1)
-    found = {name: loss.item() for name, loss in rpn.losses(images, features, targets).items()}
+    found = {name: loss.item() for name, loss in rpn.losses(images, [features], targets)[0].items()}
     assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_losses_without_any_box(scene, make_target):
     rpn, images, features, _ = scene()
     targets = [make_target([], [], size) for size in SIZES]
-    losses = rpn.losses(images, features, targets)
+    losses = rpn.losses(images, [features], targets)[0]
     expected = losses_by_hand(rpn, images, features, targets, -1)
     assert losses["loss_retina_reg"].item() == expected["loss_retina_reg"] == 0
     assert losses["loss_retina_cls"].item() == pytest.approx(expected["loss_retina_cls"], rel=1e-4)

@@ -110,7 +110,7 @@ def losses_by_hand(rpn, images, features, targets, straddle=0):
 def test_losses(scene, straddle):
     rpn, images, features, targets = scene(*SAMPLE_ALL, "MODEL.RPN.STRADDLE_THRESH", straddle)
     expected, positives = losses_by_hand(rpn, images, features, targets, straddle)
-    losses, _ = rpn.losses_and_proposals(images, features, targets)
+    [(losses, _)] = rpn.losses_and_proposals(images, [features], targets)
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, rel=1e-4)
     assert positives > 3
 
@@ -119,14 +119,15 @@ def test_losses_with_one_image_without_boxes(scene, make_target):
     rpn, images, features, targets = scene(*SAMPLE_ALL)
     targets = [make_target([], [], SIZES[0]), targets[1]]
     expected, _ = losses_by_hand(rpn, images, features, targets)
-    losses, proposals = rpn.losses_and_proposals(images, features, targets)
+    [(losses, proposals)] = rpn.losses_and_proposals(images, [features], targets)
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, rel=1e-4)
     assert len(proposals[0]) > 0
 
 
 def test_losses_without_any_box(scene, make_target):
     rpn, images, features, _ = scene()
-    losses, _ = rpn.losses_and_proposals(images, features, [make_target([], [], size) for size in SIZES])
+    targets = [make_target([], [], size) for size in SIZES]
+    [(losses, _)] = rpn.losses_and_proposals(images, [features], targets)
     assert losses["loss_rpn_box_reg"].item() == 0
     sum(losses.values()).backward()
     # Data-parallel training needs a gradient, be it zero, for every parameter of the head.
@@ -148,7 +149,7 @@ def test_only_the_sampled_anchors_have_a_say(scene):
                 kept.append(level)
 
     rpn.head.register_forward_hook(keep)
-    losses, _ = rpn.losses_and_proposals(images, features, targets)
+    [(losses, _)] = rpn.losses_and_proposals(images, [features], targets)
     sum(losses.values()).backward()
     # Every true box has an anchor of its own, so there are two positives at least to choose two from.
     for name, numbers in (("loss_objectness", 24), ("loss_rpn_box_reg", 2 * 4)):
@@ -231,7 +232,7 @@ def test_proposals_to_train_on(clear_scene, per_batch):
         assert len(wanted[0]) + len(wanted[1]) == 90
     else:
         wanted = [boxes[scores.argsort(descending=True)[:90]] for scores, boxes in levels]
-    _, proposals = rpn.losses_and_proposals(images, features, targets)
+    [(_, proposals)] = rpn.losses_and_proposals(images, [features], targets)
     for found, boxes, target in zip(proposals, wanted, targets, strict=True):
         assert not found.bbox.requires_grad
         boxes = torch.cat([boxes, target.bbox.double()])
@@ -257,7 +258,7 @@ def test_broken_outputs_do_not_crash(scene, broken, value):
         getattr(rpn.head, broken).bias[:2] = value
         found = rpn.proposals(images, features)
     assert all(boxes.get_field("objectness").isfinite().all() for boxes in found)
-    _, proposals = rpn.losses_and_proposals(images, features, targets)
+    [(_, proposals)] = rpn.losses_and_proposals(images, [features], targets)
     assert all(boxes.bbox.isfinite().all() for boxes in [*found, *proposals])
     assert all(len(boxes) > 3 for boxes in [*found, *proposals])
 
@@ -267,7 +268,7 @@ def test_nothing_but_the_ground_truth(scene):
     with torch.no_grad():
         rpn.head.bbox_pred.bias.fill_(math.nan)
         assert [len(boxes) for boxes in rpn.proposals(images, features)] == [0, 0]
-    _, proposals = rpn.losses_and_proposals(images, features, targets)
+    [(_, proposals)] = rpn.losses_and_proposals(images, [features], targets)
     assert [boxes.bbox.tolist() for boxes in proposals] == [target.bbox.tolist() for target in targets]
 
 
@@ -275,7 +276,7 @@ def test_half_precision(scene):
     rpn, images, features, targets = scene(*SAMPLE_ALL)
     expected, _ = losses_by_hand(rpn, images, features, targets)
     with torch.autocast("cpu", torch.bfloat16):
-        losses, proposals = rpn.losses_and_proposals(images, features, targets)
+        [(losses, proposals)] = rpn.losses_and_proposals(images, [features], targets)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert {boxes.bbox.dtype for boxes in proposals} == {torch.float32}
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, rel=0.05)

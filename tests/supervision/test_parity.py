@@ -107,9 +107,17 @@ def test_features_and_head_outputs(trained, assert_statistics):
         for level, statistics in zip(seen[name], levels, strict=True):
             assert_statistics(level, statistics)
     for part in ("rpn_head_outputs", "roi_predictor_outputs"):
-        for call, statistics in zip(seen[part], expected[RECORDS[kind]].get(part, []), strict=True):
+        recorded = expected[RECORDS[kind]].get(part, [])
+        for call, statistics in zip(calls_of(seen[part], recorded), recorded, strict=True):
             for level, wanted in zip(call, statistics, strict=True):
                 assert_statistics(level, wanted)
+
+
+def calls_of(seen, recorded):
+    """The outputs of each call of the original, which ran the heads on images and encodings in turn."""
+    rows = [call[0]["shape"][0] for call in recorded]
+    outputs = [torch.cat(parts).split(rows) for parts in zip(*seen, strict=True)]
+    return list(zip(*outputs, strict=True))
 
 
 def exact_gradient_norms(kind, cfg, recipe, record, inputs):
@@ -157,7 +165,7 @@ def dense_targets(model, images, targets, features):
         levels = zip(labels.split(sizes, dim=1), wanted.split(sizes, dim=1), strict=True)
         return [(of_level.flatten(), sides.flatten(0, 1)) for of_level, sides in levels]
     anchors = torch.cat(model.rpn.anchor_generator(features))
-    return [model.rpn.assign(anchors, *pair) for pair in zip(images.image_sizes, targets, strict=True)]
+    return list(zip(*model.rpn.assign(anchors, images.image_sizes, targets), strict=True))
 
 
 def test_dense_targets(trained, inputs):

@@ -36,7 +36,7 @@ def test_training(scene, models, call, assert_statistics):
     record = models["step1"]["train_aug_false"]
     # Per call of the heads, the targets of the RPN and those of the second stage.
     wanted = record["targets"][2 * call + 1]
-    _, proposals = model.rpn.losses_and_proposals(images, features[call], targets)
+    [(_, proposals)] = model.rpn.losses_and_proposals(images, [features[call]], targets)
     assert [len(boxes) for boxes in proposals] == wanted["proposals_per_image"]
     sums = [boxes.bbox.double().sum().item() for boxes in proposals]
     assert sums == pytest.approx(wanted["proposal_box_sum"], rel=1e-5)

@@ -76,6 +76,11 @@ class AnchorGenerator(nn.Module):
         return levels
 
 
+def inside_images(anchors: Tensor, image_sizes: Sequence[tuple[int, int]], straddle: float) -> Tensor:
+    """``inside_image`` of N images: (N, R)."""
+    return torch.stack([inside_image(anchors, size, straddle) for size in image_sizes])
+
+
 def inside_image(anchors: Tensor, image_size: tuple[int, int], straddle: float) -> Tensor:
     """(R,) bool: the anchor leaves the image (height, width) by less than ``straddle`` pixels; a negative
     ``straddle`` accepts all."""

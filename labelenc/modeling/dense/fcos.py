@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from labelenc import ops
 from labelenc.modeling.backbone.deform import DeformableConv
 from labelenc.modeling.dense.fcos_targets import LocationTargets, boxes_at, centerness_of, grid_locations
-from labelenc.modeling.dense.layers import conv3x3, per_anchor
+from labelenc.modeling.dense.layers import apart, conv3x3, joined, per_anchor
 from labelenc.modeling.losses import iou_loss_sum, mean_over_processes
 from labelenc.modeling.selection import DenseDetectSettings, Selection, as_candidates, best_scores
 from labelenc.structures import BoxList, ImageBatch
@@ -147,34 +147,46 @@ class FCOS(nn.Module):
         return grid_locations(features, self.head.strides)
 
     def losses(
-        self, images: ImageBatch, features: Sequence[Tensor], targets: Sequence[BoxList]
-    ) -> dict[str, Tensor]:
+        self, images: ImageBatch, pyramids: Sequence[Sequence[Tensor]], targets: Sequence[BoxList]
+    ) -> list[dict[str, Tensor]]:
         """``loss_cls``: focal loss; ``loss_centerness``: cross entropy; both over the number of positives.
         ``loss_reg``: loss of the boxes' overlap, weighted by the centerness that is wanted, over its sum.
-        Number and sum are averaged over the processes."""
+        Number and sum are averaged over the processes. One dict for each of the pyramids, which are of the
+        same images."""
         settings = self.loss_settings
-        labels, wanted = (part.flatten(0, 1) for part in self.assign(self.locations(features), targets))
-        logits, distances, centerness = (
-            torch.cat([per_anchor(level, values) for level in levels], dim=1).flatten(0, 1)
-            for levels, values in zip(self.head(features), (self.num_classes, 4, 1), strict=True)
-        )
+        labels, wanted = (part.flatten(0, 1) for part in self.assign(self.locations(pyramids[0]), targets))
         positive = labels > 0
-        wanted = wanted[positive]
-        central = centerness_of(wanted)
+        # Choosing the positives would make the host wait for their number: the others get the harmless target
+        # 1, which they meet, and no weight.
+        wanted = torch.where(positive[:, None], wanted, 1)
+        central = torch.where(positive, centerness_of(wanted), 0)
         counts = mean_over_processes(torch.stack([positive.sum(), central.sum()]))
         positives, weight = counts[0].clamp(min=1), counts[1].clamp(min=1e-6)
-        classification = ops.sigmoid_focal_loss(
-            logits, labels, gamma=settings.gamma, alpha=settings.alpha, reduction="sum"
-        )
-        regression = iou_loss_sum(distances[positive], wanted, central, settings.iou)
-        centrality = F.binary_cross_entropy_with_logits(
-            centerness[positive].squeeze(1), central, reduction="sum"
-        )
-        return {
-            "loss_cls": classification / positives,
-            "loss_reg": regression / weight,
-            "loss_centerness": centrality / positives,
-        }
+        outputs = [
+            apart(levels, values, len(pyramids))
+            for levels, values in zip(self.head(joined(pyramids)), (self.num_classes, 4, 1), strict=True)
+        ]
+        losses = []
+        for logits, distances, centerness in zip(*outputs, strict=True):
+            classification = ops.sigmoid_focal_loss(
+                logits.flatten(0, 1), labels, gamma=settings.gamma, alpha=settings.alpha, reduction="sum"
+            )
+            distances = torch.where(positive[:, None], distances.flatten(0, 1), wanted)
+            regression = iou_loss_sum(distances, wanted, central, settings.iou)
+            centrality = F.binary_cross_entropy_with_logits(
+                torch.where(positive, centerness.flatten(), 0),
+                central,
+                weight=positive.float(),
+                reduction="sum",
+            )
+            losses.append(
+                {
+                    "loss_cls": classification / positives,
+                    "loss_reg": regression / weight,
+                    "loss_centerness": centrality / positives,
+                }
+            )
+        return losses
 
     def candidates(self, images: ImageBatch, features: Sequence[Tensor]) -> list[BoxList]:
         """What every image's detections are selected from: boxes with ``scores`` (the geometric mean of class

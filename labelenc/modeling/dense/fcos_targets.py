@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from labelenc.structures import BoxList
+from labelenc.modeling.matching import padded, pick, references_at_once
+from labelenc.structures import BoxList, box_ops
 
 # A level takes the boxes whose farthest side is up to this many strides away; the last takes all larger ones.
 REACH_IN_STRIDES = 8
-# Location-box pairs looked at together: bounds the memory at about 100 MB however many boxes there are.
-MAX_PAIRS = 1 << 20
 
 
 def grid_locations(features: Sequence[Tensor], strides: Sequence[int]) -> list[Tensor]:
@@ -82,37 +81,32 @@ class LocationTargets:
         low = _column(locations, [-1, *bounds])
         high = _column(locations, [*bounds, math.inf])
         stride = _column(locations, self.strides)
-        labels, distances = [], []
-        for target in targets:
-            if len(target) == 0:
-                labels.append(torch.zeros(len(points), dtype=torch.int64, device=points.device))
-                distances.append(points.new_zeros(len(points), 4))
-                continue
-            found, index = self._match(target, points, low, high, stride)
-            labels.append(target.get_field("labels")[index] * found)
-            distances.append(box_distances(points, target.bbox[index]) * found[:, None])
-        unit = stride[:, None] if self.in_strides else 1
-        return torch.stack(labels), torch.stack(distances) / unit
+        boxes = padded([target.bbox for target in targets])
+        classes = padded([target.get_field("labels") for target in targets])
+        # Of infinite area, padding is never the smallest box.
+        area = box_ops.area(boxes).masked_fill(classes == 0, math.inf)
+        columns = (points[:, 0], points[:, 1], low, high, stride)
+        chunks = zip(*(column.split(references_at_once(boxes)) for column in columns), strict=True)
+        smallest = [self._match(boxes, area, *chunk) for chunk in chunks]
+        best, index = (torch.cat(parts, dim=1) for parts in zip(*smallest, strict=True))
+        found = best < math.inf
+        distances = box_distances(points, pick(boxes, index)) / (stride[:, None] if self.in_strides else 1)
+        return torch.where(found, pick(classes, index), 0), torch.where(found[..., None], distances, 0)
 
     def _match(
-        self, target: BoxList, points: Tensor, low: Tensor, high: Tensor, stride: Tensor
+        self, boxes: Tensor, area: Tensor, x: Tensor, y: Tensor, low: Tensor, high: Tensor, stride: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(R,) bool: a box was found, and (R,) int64: which one, any where none was found."""
-        boxes, area = target.bbox, target.area()
-        rows = max(1, MAX_PAIRS // len(boxes))
-        best, index = [], []
-        columns = (column.split(rows) for column in (points, low, high, stride))
-        for point, lowest, highest, step in zip(*columns, strict=True):
-            sides = box_distances(point[:, None], boxes)
-            farthest = sides.amax(dim=2)
-            suits = (farthest >= lowest[:, None]) & (farthest <= highest[:, None]) & (sides.amin(dim=2) > 0)
-            if self.center_radius > 0:
-                from_center = (point[:, None] - (boxes[:, :2] + boxes[:, 2:]) / 2).abs().amax(dim=2)
-                suits &= from_center < self.center_radius * step[:, None]
-            smallest = torch.where(suits, area, math.inf).min(dim=1)
-            best.append(smallest.values)
-            index.append(smallest.indices)
-        return torch.cat(best) < math.inf, torch.cat(index)
+        """Of locations (r,) the area of their box, infinite where they have none, and its index: (N, r)."""
+        x0, y0, x1, y1 = boxes[..., None].unbind(dim=2)
+        left, top, right, bottom = x - x0, y - y0, x1 - x, y1 - y
+        nearest = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom))
+        farthest = torch.maximum(torch.maximum(left, right), torch.maximum(top, bottom))
+        suits = (farthest >= low) & (farthest <= high) & (nearest > 0)
+        if self.center_radius > 0:
+            off_center = torch.maximum((x - (x0 + x1) / 2).abs_(), (y - (y0 + y1) / 2).abs_())
+            suits &= off_center < self.center_radius * stride
+        smallest = torch.where(suits, area[..., None], math.inf).min(dim=1)
+        return smallest.values, smallest.indices
 
 
 def _column(locations: Sequence[Tensor], values: Sequence[float]) -> Tensor:

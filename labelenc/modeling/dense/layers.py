@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -23,3 +25,18 @@ def per_anchor(output: Tensor, values: int) -> Tensor:
         .reshape(count, -1, values)
         .float()
     )
+
+
+def joined(pyramids: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Pyramids of P x (N, C, H, W) levels as one of (P * N, C, H, W), so that a head runs once on all."""
+    if len(pyramids) == 1:
+        return list(pyramids[0])
+    return [torch.cat(levels) for levels in zip(*pyramids, strict=True)]
+
+
+def apart(outputs: Sequence[Tensor], values: int, pyramids: int) -> list[Tensor]:
+    """A head's outputs (P * N, A * values, H, W) of all levels as P tensors (N, R, values), R in the order of
+    the anchors."""
+    together = torch.cat([per_anchor(level, values) for level in outputs], dim=1)
+    # The gradient of chunks is copied, be it one.
+    return [together] if pyramids == 1 else list(together.chunk(pyramids))

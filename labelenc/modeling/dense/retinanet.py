@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from labelenc import ops
 from labelenc.modeling.box_coder import BoxCoder
-from labelenc.modeling.dense.anchors import AnchorGenerator, inside_image
-from labelenc.modeling.dense.layers import conv3x3, per_anchor
+from labelenc.modeling.dense.anchors import AnchorGenerator, inside_images
+from labelenc.modeling.dense.layers import apart, conv3x3, joined, per_anchor
 from labelenc.modeling.losses import mean_over_processes, smooth_l1_sum
 from labelenc.modeling.matching import IGNORED, Matcher, assign
 from labelenc.modeling.selection import DenseDetectSettings, Selection, as_candidates, best_scores
@@ -86,42 +86,54 @@ class RetinaNet(nn.Module):
         self.detect_settings = detect
         self.select = select
 
-    def assign(self, anchors: Tensor, image_size: tuple[int, int], target: BoxList) -> tuple[Tensor, Tensor]:
-        """Labels (R,) int64 (IGNORED, BACKGROUND or a class) and offsets (R, 4) of the anchors (R, 4).
+    def assign(
+        self, anchors: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Sequence[BoxList]
+    ) -> tuple[Tensor, Tensor]:
+        """Labels (N, R) int64 (IGNORED, BACKGROUND or a class) and offsets (N, R, 4) of the anchors (R, 4).
 
-        ``image_size`` is (height, width) without padding.
+        ``image_sizes`` are (height, width) without padding.
         """
-        labels, offsets = assign(anchors, target, target.get_field("labels"), self.matcher, self.box_coder)
-        labels[~inside_image(anchors, image_size, self.loss_settings.straddle)] = IGNORED
-        return labels, offsets
+        classes = [target.get_field("labels") for target in targets]
+        boxes = [target.bbox for target in targets]
+        labels, offsets = assign(anchors, boxes, classes, self.matcher, self.box_coder)
+        inside = inside_images(anchors, image_sizes, self.loss_settings.straddle)
+        return labels.masked_fill(~inside, IGNORED), offsets
 
     def losses(
-        self, images: ImageBatch, features: Sequence[Tensor], targets: Sequence[BoxList]
-    ) -> dict[str, Tensor]:
+        self, images: ImageBatch, pyramids: Sequence[Sequence[Tensor]], targets: Sequence[BoxList]
+    ) -> list[dict[str, Tensor]]:
         """``loss_retina_cls``: focal loss over (positives + images); ``loss_retina_reg``: smooth L1 over
-        (box_weight x positives). Both counts are averaged over the processes."""
+        (box_weight x positives). Both counts are averaged over the processes. One dict for each of the
+        pyramids, which are of the same images."""
         settings = self.loss_settings
-        anchors = torch.cat(self.anchor_generator(features))
-        assigned = [
-            self.assign(anchors, size, target)
-            for size, target in zip(images.image_sizes, targets, strict=True)
-        ]
-        labels = torch.cat([labels for labels, _ in assigned])
-        wanted = torch.cat([offsets for _, offsets in assigned])
-        all_logits, all_offsets = self.head(features)
-        logits = torch.cat([per_anchor(level, self.num_classes) for level in all_logits], dim=1)
-        offsets = torch.cat([per_anchor(level, 4) for level in all_offsets], dim=1)
-
+        anchors = torch.cat(self.anchor_generator(pyramids[0]))
+        labels, wanted = self.assign(anchors, images.image_sizes, targets)
         positive = labels > 0
         positives = mean_over_processes(positive.sum().float())
-        classification = ops.sigmoid_focal_loss(
-            logits.flatten(0, 1), labels, gamma=settings.gamma, alpha=settings.alpha, reduction="sum"
-        )
-        regression = smooth_l1_sum(offsets.flatten(0, 1)[positive], wanted[positive], settings.beta)
-        return {
-            "loss_retina_cls": classification / (positives + len(targets)),
-            "loss_retina_reg": regression / (settings.box_weight * positives).clamp(min=1),
-        }
+        all_logits, all_offsets = self.head(joined(pyramids))
+        losses = []
+        for logits, offsets in zip(
+            apart(all_logits, self.num_classes, len(pyramids)),
+            apart(all_offsets, 4, len(pyramids)),
+            strict=True,
+        ):
+            classification = ops.sigmoid_focal_loss(
+                logits.flatten(0, 1),
+                labels.flatten(),
+                gamma=settings.gamma,
+                alpha=settings.alpha,
+                reduction="sum",
+            )
+            # Choosing the positives instead would make the host wait for their number.
+            offsets = torch.where(positive[..., None], offsets, wanted)
+            regression = smooth_l1_sum(offsets, wanted, settings.beta)
+            losses.append(
+                {
+                    "loss_retina_cls": classification / (positives + len(targets)),
+                    "loss_retina_reg": regression / (settings.box_weight * positives).clamp(min=1),
+                }
+            )
+        return losses
 
     def candidates(self, images: ImageBatch, features: Sequence[Tensor]) -> list[BoxList]:
         """What every image's detections are selected from: boxes with ``scores`` and ``labels``, clipped, in

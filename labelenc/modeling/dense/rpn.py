@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from labelenc import ops
 from labelenc.modeling.box_coder import BoxCoder
-from labelenc.modeling.dense.anchors import AnchorGenerator, inside_image
-from labelenc.modeling.dense.layers import per_anchor
+from labelenc.modeling.dense.anchors import AnchorGenerator, inside_images
+from labelenc.modeling.dense.layers import joined, per_anchor
 from labelenc.modeling.losses import mean_over_processes, smooth_l1_sum
 from labelenc.modeling.matching import IGNORED, Matcher, assign
 from labelenc.modeling.sampling import BalancedSampler
@@ -96,34 +96,41 @@ class RPN(nn.Module):
         self.train_settings = train
         self.test_settings = test
 
-    def assign(self, anchors: Tensor, image_size: tuple[int, int], target: BoxList) -> tuple[Tensor, Tensor]:
-        """Labels (R,) int64 (1, BACKGROUND or IGNORED) and offsets (R, 4) of the anchors (R, 4).
+    def assign(
+        self, anchors: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Sequence[BoxList]
+    ) -> tuple[Tensor, Tensor]:
+        """Labels (N, R) int64 (1, BACKGROUND or IGNORED) and offsets (N, R, 4) of the anchors (R, 4).
 
-        ``image_size`` is (height, width) without padding.
+        ``image_sizes`` are (height, width) without padding.
         """
-        objects = torch.ones(len(target), dtype=torch.int64, device=anchors.device)
-        labels, offsets = assign(anchors, target, objects, self.matcher, self.box_coder)
-        labels[~inside_image(anchors, image_size, self.straddle)] = IGNORED
-        return labels, offsets
+        boxes = [target.bbox for target in targets]
+        objects = [torch.ones(len(target), dtype=torch.int64, device=anchors.device) for target in targets]
+        labels, offsets = assign(anchors, boxes, objects, self.matcher, self.box_coder)
+        return labels.masked_fill(~inside_images(anchors, image_sizes, self.straddle), IGNORED), offsets
 
     def losses_and_proposals(
-        self, images: ImageBatch, features: Sequence[Tensor], targets: Sequence[BoxList]
-    ) -> tuple[dict[str, Tensor], list[BoxList]]:
-        """The losses, and proposals to train the second stage on: those of the network, then the
-        ground-truth boxes.
+        self, images: ImageBatch, pyramids: Sequence[Sequence[Tensor]], targets: Sequence[BoxList]
+    ) -> Iterator[tuple[dict[str, Tensor], list[BoxList]]]:
+        """For each pyramid the losses, and proposals to train the second stage on: those of the network, then
+        the ground-truth boxes. The anchors of a pyramid are drawn when it is its turn.
 
         ``loss_objectness``: binary cross entropy; ``loss_rpn_box_reg``: smooth L1 of the positives. Both are
         sums over the number of sampled anchors, averaged over the processes.
         """
-        anchors = self.anchor_generator(features)
-        logits, offsets = self._predict(features)
-        losses = self._losses(images, torch.cat(anchors), logits, offsets, targets)
-        found = self._propose(images, anchors, logits, offsets, self.train_settings)
-        proposals = [
-            BoxList(torch.cat([boxes.bbox, target.bbox]), boxes.size)
-            for boxes, target in zip(found, targets, strict=True)
-        ]
-        return losses, proposals
+        anchors = self.anchor_generator(pyramids[0])
+        labels, wanted = self.assign(torch.cat(anchors), images.image_sizes, targets)
+        count = mean_over_processes(self.sampler.number(labels).sum().float()).clamp(min=1)
+        outputs = (
+            [level.chunk(len(pyramids)) for level in levels] for levels in self._predict(joined(pyramids))
+        )
+        for logits, offsets in zip(*(zip(*levels, strict=True) for levels in outputs), strict=True):
+            losses = self._losses(logits, offsets, labels, wanted)
+            found = self._propose(images, anchors, logits, offsets, self.train_settings)
+            proposals = [
+                BoxList(torch.cat([boxes.bbox, target.bbox]), boxes.size)
+                for boxes, target in zip(found, targets, strict=True)
+            ]
+            yield {name: loss / count for name, loss in losses.items()}, proposals
 
     def proposals(self, images: ImageBatch, features: Sequence[Tensor]) -> list[BoxList]:
         """Boxes that may hold an object, best first, with the field ``objectness`` (0..1), per image."""
@@ -136,27 +143,20 @@ class RPN(nn.Module):
         return [per_anchor(x, 1).squeeze(2) for x in logits], [per_anchor(x, 4) for x in offsets]
 
     def _losses(
-        self,
-        images: ImageBatch,
-        anchors: Tensor,
-        logits: Sequence[Tensor],
-        offsets: Sequence[Tensor],
-        targets: Sequence[BoxList],
+        self, logits: Sequence[Tensor], offsets: Sequence[Tensor], labels: Tensor, wanted: Tensor
     ) -> dict[str, Tensor]:
-        assigned = [
-            self.assign(anchors, size, target)
-            for size, target in zip(images.image_sizes, targets, strict=True)
-        ]
-        labels = torch.stack([of_image for of_image, _ in assigned])
-        wanted = torch.stack([of_image for _, of_image in assigned])
-        sampled = self.sampler(labels)
-        positive = sampled & (labels > 0)
-        count = mean_over_processes(sampled.sum().float()).clamp(min=1)
+        """Sums over anchors drawn at random. The others get harmless values: choosing would make the host
+        wait."""
+        sampled, positive = self.sampler(labels), labels > 0
         objectness = F.binary_cross_entropy_with_logits(
-            torch.cat(list(logits), dim=1)[sampled], labels[sampled].float(), reduction="sum"
+            torch.where(sampled, torch.cat(list(logits), dim=1), 0),
+            positive.float(),
+            weight=sampled.float(),
+            reduction="sum",
         )
-        regression = smooth_l1_sum(torch.cat(list(offsets), dim=1)[positive], wanted[positive], BETA)
-        return {"loss_objectness": objectness / count, "loss_rpn_box_reg": regression / count}
+        drawn = (sampled & positive)[..., None]
+        predicted = torch.where(drawn, torch.cat(list(offsets), dim=1), wanted)
+        return {"loss_objectness": objectness, "loss_rpn_box_reg": smooth_l1_sum(predicted, wanted, BETA)}
 
     @torch.no_grad()
     def _propose(
@@ -172,15 +172,17 @@ class RPN(nn.Module):
             for level in zip(anchors, logits, offsets, strict=True)
         ]
         boxes, scores = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
-        numbers = torch.cat(
-            [torch.full_like(of_level[0], i, dtype=torch.int64) for i, (_, of_level) in enumerate(levels)]
+        sizes = [(width, height) for height, width in images.image_sizes]
+        boxes = torch.stack([box_ops.clip(*of_image) for of_image in zip(boxes, sizes, strict=True)])
+        counts = [of_level.shape[1] for _, of_level in levels]
+        kept = torch.stack(
+            [_survivors(*of_image, counts, settings) for of_image in zip(boxes, scores, strict=True)]
         )
         found = []
-        for index, (height, width) in enumerate(images.image_sizes):
-            candidates = BoxList(boxes[index], (width, height)).clip_to_image(remove_empty=False)
-            candidates.add_field("objectness", scores[index])
-            found.append(_suppress(candidates, numbers, settings))
-        return _best_over_levels(found, settings)
+        for index, rows in enumerate(_best_over_levels(scores, kept, settings)):
+            found.append(BoxList(boxes[index, rows], sizes[index]))
+            found[-1].add_field("objectness", scores[index, rows])
+        return found
 
     def _best_of_level(
         self, anchors: Tensor, logits: Tensor, offsets: Tensor, top_n: int
@@ -192,28 +194,33 @@ class RPN(nn.Module):
         return boxes.unflatten(0, rows.shape), scores
 
 
-def _suppress(candidates: BoxList, levels: Tensor, settings: ProposalSettings) -> BoxList:
-    """What small sizes, NMS and ``post_nms_top_n`` leave of one image, level by level, best first in each."""
-    widths, heights = box_ops.widths_heights(candidates.bbox)
+def _survivors(boxes: Tensor, scores: Tensor, counts: Sequence[int], settings: ProposalSettings) -> Tensor:
+    """(K,) bool: what small sizes, NMS and ``post_nms_top_n`` leave of the candidates of one image.
+
+    They lie level by level, ``counts`` of each, best first. In NMS the host waits for a GPU.
+    """
+    widths, heights = box_ops.widths_heights(boxes)
     # False for a box that is not finite, too.
     large = (widths >= settings.min_size) & (heights >= settings.min_size)
-    candidates, levels = candidates[large], levels[large]
-    scores = candidates.get_field("objectness")
-    keep = ops.batched_nms(candidates.bbox, scores, levels, settings.nms_threshold, legacy_offset=True)
-    keep = keep[levels[keep].argsort(stable=True)]
-    kept_levels = levels[keep]
-    rank = torch.arange(len(keep), device=keep.device) - torch.searchsorted(kept_levels, kept_levels)
-    return candidates[keep[rank < settings.post_nms_top_n]]
+    levels = torch.cat([torch.full((n,), i, device=boxes.device) for i, n in enumerate(counts)])
+    # Ranked last, the small ones remove none of the others.
+    ranked = scores.masked_fill(~large, -torch.inf)
+    keep = ops.batched_nms(boxes, ranked, levels, settings.nms_threshold, legacy_offset=True)
+    kept = torch.zeros_like(large).index_fill(0, keep, True) & large
+    return torch.cat([level & (level.cumsum(0) <= settings.post_nms_top_n) for level in kept.split(counts)])
 
 
-def _best_over_levels(found: Sequence[BoxList], settings: ProposalSettings) -> list[BoxList]:
-    if not settings.per_batch:
-        return [
-            boxes[boxes.get_field("objectness").topk(min(settings.top_n, len(boxes))).indices]
-            for boxes in found
-        ]
-    scores = torch.cat([boxes.get_field("objectness") for boxes in found])
-    best = torch.zeros_like(scores, dtype=torch.bool)
-    best[scores.topk(min(settings.top_n, len(scores))).indices] = True
-    masks = best.split([len(boxes) for boxes in found])
-    return [boxes[mask] for boxes, mask in zip(found, masks, strict=True)]
+def _best_over_levels(scores: Tensor, kept: Tensor, settings: ProposalSettings) -> list[Tensor]:
+    """Of each image the candidates that become proposals, from scores, at least 0, and masks (N, K).
+
+    They come best first or, with ``per_batch``, as they lie. The host waits once to learn how many they are.
+    """
+    ranked = scores.masked_fill(~kept, -1)
+    if settings.per_batch:
+        values, index = ranked.flatten().topk(min(settings.top_n, ranked.numel()))
+        chosen = torch.zeros_like(kept).flatten().scatter(0, index, values >= 0).view_as(kept)
+        order = chosen.int().argsort(dim=1, descending=True, stable=True)
+    else:
+        values, order = ranked.topk(min(settings.top_n, ranked.shape[1]), dim=1)
+        chosen = values >= 0
+    return [rows[:count] for rows, count in zip(order, chosen.sum(dim=1).tolist(), strict=True)]

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelenc.modeling.box_coder import BoxCoder
+from labelenc.modeling.dense.layers import joined
 from labelenc.modeling.losses import mean_over_processes, smooth_l1_sum
-from labelenc.modeling.matching import Matcher, assign
+from labelenc.modeling.matching import IGNORED, Matcher, assign
 from labelenc.modeling.roi.pooler import Pooler
 from labelenc.modeling.sampling import BalancedSampler
 from labelenc.modeling.selection import Selection
@@ -99,28 +100,49 @@ class RoIHeads(nn.Module):
     @torch.no_grad()
     def sample(self, proposals: BoxList, target: BoxList) -> BoxList:
         """The proposals of one image that are trained on, in their order, with the fields ``labels``
-        (0 is background) and ``offsets`` (n, 4), which are 0 for background."""
+        (0 is background) and ``offsets`` (n, 4), which are 0 for background.
+
+        Their number is known to the host: where fewer are drawn than the sampler may draw, others fill up,
+        with the label IGNORED.
+        """
         classes = target.get_field("labels")
-        labels, offsets = assign(proposals.bbox, target, classes, self.matcher, self.box_coder)
-        sampled = BoxList(proposals.bbox, proposals.size)
-        sampled.add_field("labels", labels)
-        sampled.add_field("offsets", offsets)
-        return sampled[self.sampler(labels)]
+        [labels], [offsets] = assign(proposals.bbox, [target.bbox], [classes], self.matcher, self.box_coder)
+        drawn = self.sampler(labels)
+        chosen = BoxList(proposals.bbox, proposals.size)
+        chosen.add_field("labels", labels.masked_fill(~drawn, IGNORED))
+        chosen.add_field("offsets", offsets)
+        return chosen[drawn.int().topk(min(self.sampler.batch_size, len(drawn))).indices.sort().values]
 
     def losses(
-        self, features: Sequence[Tensor], proposals: Sequence[BoxList], targets: Sequence[BoxList]
-    ) -> dict[str, Tensor]:
+        self, pyramids: Sequence[Sequence[Tensor]], sampled: Sequence[Sequence[BoxList]]
+    ) -> list[dict[str, Tensor]]:
         """``loss_classifier``: cross entropy; ``loss_box_reg``: smooth L1 of the true class's offsets. Both
-        are sums over the number of sampled proposals, averaged over the processes."""
-        sampled = [self.sample(*pair) for pair in zip(proposals, targets, strict=True)]
-        logits, offsets = self.box(features, sampled)
-        labels = torch.cat([boxes.get_field("labels") for boxes in sampled])
-        wanted = torch.cat([boxes.get_field("offsets") for boxes in sampled])
-        positive = (labels > 0).nonzero().squeeze(1)
-        count = mean_over_processes(logits.new_full((), len(labels))).clamp(min=1)
-        classification = F.cross_entropy(logits, labels, reduction="sum")
-        regression = smooth_l1_sum(offsets[positive, labels[positive]], wanted[positive], BETA)
-        return {"loss_classifier": classification / count, "loss_box_reg": regression / count}
+        are sums over the number of sampled proposals, averaged over the processes.
+
+        Args:
+            pyramids: features of the same images, or encodings of their labels.
+            sampled: of each pyramid and image what ``sample`` gives.
+
+        Returns:
+            The losses of each pyramid.
+        """
+        every = [boxes for of_pyramid in sampled for boxes in of_pyramid]
+        logits, offsets = self.box(joined(pyramids), every)
+        rows = [sum(map(len, of_pyramid)) for of_pyramid in sampled]
+        labels, wanted = (
+            torch.cat([boxes.get_field(name) for boxes in every]).split(rows)
+            for name in ("labels", "offsets")
+        )
+        drawn = torch.stack([(of_pyramid != IGNORED).sum() for of_pyramid in labels])
+        counts = mean_over_processes(drawn.float()).clamp(min=1)
+        losses = []
+        for parts in zip(logits.split(rows), offsets.split(rows), labels, wanted, counts, strict=True):
+            of_class, of_box, label, target, count = parts
+            classification = F.cross_entropy(of_class, label, ignore_index=IGNORED, reduction="sum")
+            of_label = of_box.gather(1, label.clamp(min=0)[:, None, None].expand(-1, 1, 4)).squeeze(1)
+            regression = smooth_l1_sum(torch.where((label > 0)[:, None], of_label, target), target, BETA)
+            losses.append({"loss_classifier": classification / count, "loss_box_reg": regression / count})
+        return losses
 
     def candidates(self, features: Sequence[Tensor], proposals: Sequence[BoxList]) -> list[BoxList]:
         """What every image's detections are selected from: boxes with ``scores`` and ``labels``, clipped, in
