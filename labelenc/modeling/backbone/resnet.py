@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelenc.modeling.backbone.deform import DeformableConv
-from labelenc.modeling.backbone.norm import NormFactory
+from labelenc.modeling.backbone.norm import NormFactory, conv_norm
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -63,11 +63,18 @@ def deformable_conv(channels: int, stride: int, settings: ResNetSettings) -> Def
     return layer
 
 
-def shortcut(in_channels: int, out_channels: int, stride: int, norm: NormFactory) -> nn.Sequential | None:
+class Projection(nn.Sequential):
+    """A strided 1x1 convolution and its normalisation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_norm(self[0], self[1], x)
+
+
+def shortcut(in_channels: int, out_channels: int, stride: int, norm: NormFactory) -> Projection | None:
     """The projection of a residual block, or None where the identity fits."""
     if in_channels == out_channels and stride == 1:
         return None
-    return nn.Sequential(conv(in_channels, out_channels, 1, stride), norm(out_channels))
+    return Projection(conv(in_channels, out_channels, 1, stride), norm(out_channels))
 
 
 class Stem(nn.Module):
@@ -80,7 +87,7 @@ class Stem(nn.Module):
         self.bn1 = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(F.relu_(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
+        return F.max_pool2d(F.relu_(conv_norm(self.conv1, self.bn1, x)), 3, stride=2, padding=1)
 
 
 class BasicBlock(nn.Module):
@@ -97,9 +104,9 @@ class BasicBlock(nn.Module):
         self.bn2 = norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return F.relu_(out + (x if self.downsample is None else self.downsample(x)))
+        out = F.relu_(conv_norm(self.conv1, self.bn1, x))
+        out = conv_norm(self.conv2, self.bn2, out)
+        return F.relu_(out.add_(x if self.downsample is None else self.downsample(x)))
 
 
 class Bottleneck(nn.Module):
@@ -132,10 +139,10 @@ class Bottleneck(nn.Module):
         self.bn3 = norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(self.bn1(self.conv1(x)))
-        out = F.relu_(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return F.relu_(out + (x if self.downsample is None else self.downsample(x)))
+        out = F.relu_(conv_norm(self.conv1, self.bn1, x))
+        out = F.relu_(conv_norm(self.conv2, self.bn2, out))
+        out = conv_norm(self.conv3, self.bn3, out)
+        return F.relu_(out.add_(x if self.downsample is None else self.downsample(x)))
 
 
 class ResNet(nn.Module):
