@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -26,7 +26,7 @@ from labelenc import engine, ops, pipeline
 from labelenc.config import load_config
 from labelenc.modeling import Detector, build_detector
 from labelenc.structures import BoxList, ImageBatch
-from labelenc.supervision import LabelEncStep1, LabelEncStep2
+from labelenc.supervision import COMPILED_PARTS, LabelEncStep1, LabelEncStep2
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DETECTORS = {
@@ -96,7 +96,7 @@ def dense() -> AbstractContextManager:
 def contenders(
     detector: str, scene: Scene, device: str, dtype: torch.dtype, opts: Sequence[str]
 ) -> Iterator[Contender]:
-    """All of one kind of detector; in half precision torchvision's and our baseline in float32 too.
+    """All of one kind of detector; in half precision also torchvision's and our baseline in float32.
 
     ``opts`` are KEY VALUE pairs for our configurations.
     """
@@ -106,18 +106,32 @@ def contenders(
     yield Contender("torchvision", *common, dtype)
     if dtype != torch.float32:
         yield Contender("torchvision float32", *common, torch.float32)
-    words = ["MODEL.DEVICE", device, "MODEL.NUM_CLASSES", CLASSES, "SOLVER.BASE_LR", LEARNING_RATE, *opts]
-    cfg = load_config(CONFIGS / DETECTORS[detector], list(map(str, words)))
     kinds = {"baseline": build_detector, "step 1": LabelEncStep1, "step 2": LabelEncStep2}
     for name, build in kinds.items():
-        model = prepared(build(cfg), device)
-        inputs = partial(our_inputs, cfg, model, scene, device)
-        common = (model, engine.build_optimizer(cfg, model), inputs)
-        yield Contender(name, *common, dtype)
-        if name == "baseline" and dtype != torch.float32:
-            yield Contender("baseline float32", *common, torch.float32)
-        elif name != "baseline":
-            yield Contender(f"{name}, dense", *common, dtype, dense)
+        own = ours(name, build, detector, scene, device, dtype, opts)
+        yield own
+        if name != "baseline":
+            yield replace(own, name=f"{name}, dense", scope=dense)
+        elif dtype != torch.float32:
+            yield ours("baseline float32", build, detector, scene, device, torch.float32, opts)
+
+
+def ours(
+    name: str,
+    build: Callable[[CfgNode], Detector],
+    detector: str,
+    scene: Scene,
+    device: str,
+    dtype: torch.dtype,
+    opts: Sequence[str],
+) -> Contender:
+    words = ["MODEL.DEVICE", device, "DTYPE", str(dtype).removeprefix("torch."), "MODEL.NUM_CLASSES", CLASSES]
+    words += ["SOLVER.BASE_LR", LEARNING_RATE, *opts]
+    cfg = load_config(CONFIGS / DETECTORS[detector], list(map(str, words)))
+    model = engine.place(prepared(build(cfg), device), device, cfg.DTYPE)
+    engine.compile_parts(model, COMPILED_PARTS if cfg.SOLVER.COMPILE else ())
+    inputs = partial(our_inputs, cfg, scene, device)
+    return Contender(name, model, engine.build_optimizer(cfg, model), inputs, dtype)
 
 
 def prepared(model: nn.Module, device: str) -> nn.Module:
@@ -150,7 +164,7 @@ def torchvision_inputs(scene: Scene, device: str) -> tuple:
     return images, [{"boxes": t.bbox, "labels": t.get_field("labels") - 1} for t in moved]
 
 
-def our_inputs(cfg: CfgNode, model: Detector, scene: Scene, device: str) -> tuple:
+def our_inputs(cfg: CfgNode, scene: Scene, device: str) -> tuple:
     images = ImageBatch.from_tensors(scene.images, DIVISIBILITY).to(device, non_blocking=True)
     targets = [target.to(device, non_blocking=True) for target in scene.targets]
     return pipeline.prepare(cfg, images), targets

@@ -36,7 +36,6 @@ HEADER = (
     f"{'':<22}{'ms/step':>9}{'images/s':>10}{'/torchvision':>13}{'/baseline':>10}{'/dense':>8}{'MB':>8}   "
     + "".join(f"{part:>10}" for part in PARTS)
 )
-Marks = list[float]
 
 
 def step(contender: Contender, device: str, scaler: GradScaler | None, mark: Callable[[], None]) -> None:

@@ -29,6 +29,7 @@ from labelenc.engine.distributed import (
     is_main,
     on_main,
 )
+from labelenc.engine.execution import match_layout
 from labelenc.engine.files import CheckpointError, load_file, replace_file, save_atomic
 
 logger = logging.getLogger(__name__)
@@ -181,6 +182,7 @@ class Checkpointer:
         configured = [(group["initial_lr"], group["weight_decay"]) for group in state.optimizer.param_groups]
         state.model.load_state_dict(content["model"], strict=True)
         state.optimizer.load_state_dict(content["optimizer"])
+        match_layout(state.optimizer)
         state.scheduler.load_state_dict(content["scheduler"])
         saved = [(group["initial_lr"], group["weight_decay"]) for group in state.optimizer.param_groups]
         if saved != configured:

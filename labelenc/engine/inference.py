@@ -11,6 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from labelenc.engine.distributed import Process, broadcast_batch_norm, broadcast_object, gather_objects
+from labelenc.engine.execution import eager
 from labelenc.structures import Batch, BoxList
 
 
@@ -43,7 +44,7 @@ def run_inference(
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), eager():
             hidden = process.rank != 0 or not sys.stderr.isatty()
             for batch in tqdm(loader, desc=description, disable=hidden, leave=False):
                 batch = batch.to(process.device, non_blocking=True)

@@ -8,13 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from labelenc.modeling.backbone.deform import DeformableConv
 from labelenc.modeling.backbone.norm import NormFactory, conv_norm
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# A whole stage of R-50, but not the 36 blocks of R-152's third at once.
+BLOCKS_PER_CHECKPOINT = 6
 
 
 @dataclass(frozen=True)
@@ -152,13 +156,19 @@ class ResNet(nn.Module):
         settings: sizes.
         norm: makes the normalisation of a number of channels.
         freeze_at: the stem (1) and that many stages less one get no gradient; 0 or less freezes nothing.
+        checkpointing: keep only the inputs of every few blocks for the backward pass, which computes the
+            rest anew (Chen et al. 2016, arXiv 1604.06174); same numbers, less memory, a longer step. Layers
+            that change in their forward pass, such as trained batch normalisation, would change twice.
 
     Raises:
         ValueError: deformable convolutions in R-18 or R-34.
     """
 
-    def __init__(self, settings: ResNetSettings, norm: NormFactory, freeze_at: int) -> None:
+    def __init__(
+        self, settings: ResNetSettings, norm: NormFactory, freeze_at: int, checkpointing: bool = False
+    ) -> None:
         super().__init__()
+        self.first_checkpointed = max(freeze_at, 1) if checkpointing else None
         block = BasicBlock if settings.depth in (18, 34) else Bottleneck
         if block is BasicBlock and any(settings.stage_with_dcn):
             raise ValueError(f"R-{settings.depth} has no bottlenecks to put deformable convolutions in")
@@ -185,7 +195,18 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.stem(x)
         levels = []
-        for layer in self.stages():
-            x = layer(x)
+        for stage, layer in enumerate(self.stages(), start=1):
+            # What is frozen keeps nothing for the backward pass anyway.
+            kept = self.first_checkpointed is None or stage < self.first_checkpointed
+            x = layer(x) if kept or not torch.is_grad_enabled() else _checkpointed(layer, x)
             levels.append(x)
         return levels
+
+
+def _checkpointed(layer: nn.Module, x: Tensor) -> Tensor:
+    blocks = list(layer.children())
+    for start in range(0, len(blocks), BLOCKS_PER_CHECKPOINT):
+        part = nn.Sequential(*blocks[start : start + BLOCKS_PER_CHECKPOINT])
+        # Nothing in a body draws random numbers.
+        x = checkpoint(part, x, use_reentrant=False, preserve_rng_state=False)
+    return x
