@@ -13,7 +13,7 @@ import torch
 from yacs.config import CfgNode
 
 from labelenc import data, engine, evaluation, supervision
-from labelenc.config import changed_keys, with_num_classes, with_values
+from labelenc.config import changed_keys, linear_rule_advice, with_num_classes, with_values
 from labelenc.engine import Checkpointer, Process, TrainingState
 from labelenc.modeling import Detector, build_detector
 from labelenc.modeling.backbone.norm import synchronise_batch_norm
@@ -92,16 +92,10 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
         checkpointer = Checkpointer(cfg.OUTPUT_DIR, recipe.kind)
         model, state = _start(cfg, recipe, checkpointer, process)
         cfg = with_values(cfg, {"SEED": cfg.SEED if cfg.SEED >= 0 else state.extra["seed"]})
-        max_iter = cfg.SOLVER.MAX_ITER + recipe.extra_iters
+        settings = engine.build_settings(cfg, recipe.extra_iters)
+        max_iter = settings.max_iter
         if state.iteration < max_iter:
             engine.on_main(lambda: _announce(cfg, recipe, state.iteration, max_iter))
-        settings = engine.LoopSettings(
-            max_iter=max_iter,
-            checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
-            eval_period=cfg.TEST.EVAL_PERIOD,
-            dtype=cfg.DTYPE,
-            clip=engine.build_clip(cfg),
-        )
         numbers = (state.iteration, max_iter, cfg.SOLVER.LOG_PERIOD, process.rank)
         parallel = engine.ParallelModel(model, process)
         with engine.MetricsWriter(cfg.OUTPUT_DIR, *numbers) as writer:
@@ -116,14 +110,16 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
                 checkpointer=checkpointer,
                 writer=writer,
                 evaluate=(lambda _: _evaluate_sets(cfg, model, process)) if tests else None,
+                no_sync=parallel.no_sync,
             )
-            if isinstance(model, supervision.LabelEncStep1):
-                path = Path(cfg.OUTPUT_DIR) / LABEL_ENCODING_FILE
-                engine.on_main(lambda: engine.save_atomic(supervision.export_label_encoding(model), path))
-                logger.info("wrote %s, which step 2 starts from", path)
-            if not tests:
-                return {}
-            missing = _final_test(cfg, model, process, evaluated=metrics is not None)
+            with engine.average_in_use(state.average):
+                if isinstance(model, supervision.LabelEncStep1):
+                    path = Path(cfg.OUTPUT_DIR) / LABEL_ENCODING_FILE
+                    engine.on_main(lambda: engine.save_atomic(supervision.export_label_encoding(model), path))
+                    logger.info("wrote %s, which step 2 starts from", path)
+                if not tests:
+                    return {}
+                missing = _final_test(cfg, model, process, evaluated=metrics is not None)
             if missing:
                 writer.evaluation(state.iteration, missing)
         return {**(metrics or {}), **missing}
@@ -162,7 +158,8 @@ def _start(
     optimizer = engine.build_optimizer(cfg, model)
     scheduler = engine.build_scheduler(cfg, optimizer, recipe.extra_iters)
     scaler = engine.make_scaler(cfg.DTYPE, process.device)
-    state = TrainingState(model, optimizer, scheduler, scaler, extra={"seed": seed})
+    average = engine.build_average(cfg, model)
+    state = TrainingState(model, optimizer, scheduler, scaler, extra={"seed": seed}, average=average)
     torch.manual_seed(seed + process.rank)
     checkpointer.load_latest(state)
     return model, state
@@ -175,13 +172,13 @@ def _announce(cfg: CfgNode, recipe: Recipe, start: int, max_iter: int) -> None:
     engine.replace_file(written, lambda stream: stream.write(cfg.dump().encode()))
     images = f"iterations {start + 1} to {max_iter} of {cfg.SOLVER.IMS_PER_BATCH} images"
     logger.info("%s: %s, seed %d, configuration in %s", recipe.kind, images, cfg.SEED, written)
-    advice = None
+    advice = [linear_rule_advice(cfg)]
     if recipe.kind == "step1":
-        advice = supervision.step1_advice(cfg.SOLVER.MAX_ITER, recipe.extra_iters)
+        advice.append(supervision.step1_advice(cfg.SOLVER.MAX_ITER, recipe.extra_iters))
     elif recipe.kind == "step2":
-        advice = supervision.step2_advice(max_iter, cfg.MODEL.LABELENC.AUXILIARY_LOSS_ITERS)
-    if advice is not None:
-        logger.warning(advice)
+        advice.append(supervision.step2_advice(max_iter, cfg.MODEL.LABELENC.AUXILIARY_LOSS_ITERS))
+    for sentence in filter(None, advice):
+        logger.warning(sentence)
 
 
 def prepare(cfg: CfgNode, images: ImageBatch) -> ImageBatch:

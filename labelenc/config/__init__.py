@@ -4,6 +4,7 @@ from labelenc.config.catalog import DatasetSource, WeightSource, resolve_dataset
 from labelenc.config.command_line import parse_tool, tool_parser
 from labelenc.config.compare import changed_keys
 from labelenc.config.errors import ConfigError
+from labelenc.config.linear_rule import linear_rule_advice
 from labelenc.config.load import detector_kind, load_config, num_classes, with_num_classes, with_values
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "WeightSource",
     "changed_keys",
     "detector_kind",
+    "linear_rule_advice",
     "load_config",
     "num_classes",
     "parse_tool",

@@ -33,6 +33,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "DTYPE": ("float32", "float16", "bfloat16"),
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULE": ("multistep", "cosine"),
+    "SOLVER.ON_NONFINITE": ("stop", "skip"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("norm", "value"),
     "MODEL.FCOS.IOU_LOSS_TYPE": ("iou", "linear_iou", "giou"),
@@ -61,6 +62,8 @@ POSITIVE = (
     "SOLVER.MAX_ITER",
     "SOLVER.BASE_LR",
     "SOLVER.IMS_PER_BATCH",
+    "SOLVER.ACCUMULATION_STEPS",
+    "SOLVER.REFERENCE_IMS_PER_BATCH",
     "SOLVER.CHECKPOINT_PERIOD",
     "SOLVER.LOG_PERIOD",
     "TEST.IMS_PER_BATCH",
@@ -208,6 +211,16 @@ def _check_values(cfg: CfgNode) -> None:
     for key in NOT_NEGATIVE:
         if not 0 <= _value(cfg, key) < math.inf:
             raise ConfigError(f"{key} must not be negative or infinite, not {_value(cfg, key)}")
+    if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
+        raise ConfigError(
+            f"SOLVER.EMA_DECAY must be 0 (no average) or between 0 and 1, such as 0.9998, not "
+            f"{cfg.SOLVER.EMA_DECAY}"
+        )
+    if cfg.SOLVER.AUTO_SCALE and cfg.SOLVER.OPTIMIZER != "SGD":
+        raise ConfigError(
+            "SOLVER.AUTO_SCALE applies the linear rule, which holds for SOLVER.OPTIMIZER SGD, not for "
+            f"{cfg.SOLVER.OPTIMIZER}; set it to False and choose SOLVER.BASE_LR yourself"
+        )
     if not -1 <= cfg.SEED < MAX_SEED:
         raise ConfigError(f"SEED must be -1 (draw one) or below {MAX_SEED}, not {cfg.SEED}")
     if not DEVICE_PATTERN.match(cfg.MODEL.DEVICE):

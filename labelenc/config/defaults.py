@@ -318,7 +318,23 @@ def _solver() -> CN:
             WARMUP_ITERS=500,
             WARMUP_METHOD="linear",
             CHECKPOINT_PERIOD=2500,
+            # Images per update over all processes and micro-batches.
             IMS_PER_BATCH=16,
+            # New: micro-batches per process and update, whose gradients are averaged. What losses count, such
+            # as positives or proposals, and statistics of batch norm are each micro-batch's own.
+            ACCUMULATION_STEPS=1,
+            # New: the images per update that BASE_LR and the iterations are meant for. A file or command line
+            # that writes BASE_LR means the IMS_PER_BATCH that then holds, unless it writes this key too.
+            REFERENCE_IMS_PER_BATCH=16,
+            # New: fit BASE_LR, MAX_ITER, STEPS and the iterations below MODEL.LABELENC to IMS_PER_BATCH by
+            # the linear rule. load_config does it once; the result has False here.
+            AUTO_SCALE=False,
+            # New: average the weights over the updates; 0.0 is off, 0.9998 usual. Evaluations and step 2 then
+            # use the average, and checkpoints hold it as model_ema.
+            EMA_DECAY=0.0,
+            # New: what becomes of an update whose losses are not finite: "stop" the run, or "skip" the update
+            # (at most 10 in a row). Gradients that overflow in float16 are the loss scaler's business.
+            ON_NONFINITE="stop",
             OPTIMIZER="SGD",  # New: SGD or AdamW.
             LR_SCHEDULE="multistep",  # New: multistep (STEPS, GAMMA) or cosine (to 0 at the last iteration).
             LOG_PERIOD=20,  # New: iterations between console lines.

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ast
 import difflib
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
 from labelenc.config.checks import check_config
 from labelenc.config.defaults import default_config
 from labelenc.config.errors import ConfigError
+from labelenc.config.linear_rule import auto_scaled
+from labelenc.config.yaml_files import leaves, with_bases
+
+logger = logging.getLogger(__name__)
 
 # The ancestors' class counts, background included.
 LEGACY_CLASS_KEYS = {
@@ -23,8 +27,6 @@ LEGACY_CLASS_KEYS = {
     "faster_rcnn": "MODEL.ROI_BOX_HEAD.NUM_CLASSES",
 }
 LEGACY_DEFAULT = 81
-# In a yaml file: the file, relative to it, whose values it starts from.
-BASE_KEY = "_BASE_"
 # Below these nodes the user chooses the names.
 FREE_NODES = ("DATASETS.REGISTER", "MODEL.TIMM.KWARGS")
 # Lists of text that are empty by default.
@@ -48,22 +50,18 @@ def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = ())
     cfg = default_config()
     explicit: set[str] = set()
     if path is not None:
-        for source, tree in _with_bases(Path(path)):
-            for key, value in _leaves(tree):
-                _assign(cfg, key, value, where=f"in {source}")
-                explicit.add(key)
+        for source, tree in with_bases(Path(path)):
+            explicit |= _merge(cfg, leaves(tree), where=f"in {source}")
     if len(opts) % 2:
         raise ConfigError(
             f"overrides come in pairs KEY VALUE, but {len(opts)} words were given; the last is {opts[-1]!r}"
         )
-    for key, value in zip(opts[::2], opts[1::2], strict=True):
-        for leaf, leaf_value in _option_leaves(key, value):
-            _assign(cfg, leaf, leaf_value, where="on the command line")
-            explicit.add(leaf)
+    words = (leaf for pair in zip(opts[::2], opts[1::2], strict=True) for leaf in _option_leaves(*pair))
+    explicit |= _merge(cfg, words, where="on the command line")
     _resolve(cfg, explicit)
     check_config(cfg, detector_kind(cfg))
     cfg.freeze()
-    return cfg
+    return _auto_scaled(cfg) if cfg.SOLVER.AUTO_SCALE else cfg
 
 
 def detector_kind(cfg: CfgNode) -> str:
@@ -113,52 +111,32 @@ def with_values(cfg: CfgNode, values: dict[str, Any]) -> CfgNode:
     return copy
 
 
-def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict]]:
-    """A yaml file after the files that its ``_BASE_`` leads to, each with its content."""
-    if path.resolve() in above:
-        raise ConfigError(f"config file {path} is, through {BASE_KEY}, its own base; remove one of them")
-    if above and not path.is_file():
-        raise ConfigError(f"config file {path}, the {BASE_KEY} of {above[-1]}, does not exist")
-    tree = _read_yaml(path)
-    base = tree.pop(BASE_KEY, None)
-    if base is not None and not (isinstance(base, str) and base):
-        raise ConfigError(f"{BASE_KEY} in {path} must be the name of one yaml file, not {base!r}")
-    if base is not None:
-        yield from _with_bases(path.parent / base, (*above, path.resolve()))
-    yield path, tree
+def _merge(cfg: CfgNode, values: Iterable[tuple[str, Any]], where: str) -> set[str]:
+    """Assign what one file or the command line says; returns its keys.
+
+    A learning rate is meant for the batch size beside it.
+    """
+    written = set()
+    for key, value in values:
+        _assign(cfg, key, value, where)
+        written.add(key)
+    if "SOLVER.BASE_LR" in written and "SOLVER.REFERENCE_IMS_PER_BATCH" not in written:
+        cfg.SOLVER.REFERENCE_IMS_PER_BATCH = cfg.SOLVER.IMS_PER_BATCH
+    return written
 
 
-def _read_yaml(path: Path) -> dict:
-    try:
-        with path.open(encoding="utf-8") as stream:
-            content = yaml.safe_load(stream)
-    except FileNotFoundError:
-        raise ConfigError(f"config file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config file {path} is not valid yaml: {error}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"config file {path} must hold KEY: value lines, not a {type(content).__name__}")
-    return content
-
-
-def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value as written) of every leaf."""
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, name + ".")
-        elif not isinstance(value, dict):
-            yield name, value
+def _auto_scaled(cfg: CfgNode) -> CfgNode:
+    values, message = auto_scaled(cfg)
+    # Every process reads the same words; one message is enough.
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(message)
+    return with_values(cfg, values)
 
 
 def _option_leaves(key: str, word: str) -> Iterator[tuple[str, Any]]:
     value = _literal(word)
     if isinstance(value, dict):
-        yield from _leaves(value, key + ".")
+        yield from leaves(value, key + ".")
     else:
         yield key, word
 

@@ -51,7 +51,8 @@ def build_train_loader(
 ) -> DataLoader[Batch]:
     """The batches of iterations `start_iteration` to `max_iter`, this process's share of each.
 
-    `cfg.SEED` must be resolved (>= 0). Each batch holds SOLVER.IMS_PER_BATCH // num_replicas images.
+    `cfg.SEED` must be resolved (>= 0). For each iteration there are SOLVER.ACCUMULATION_STEPS micro-batches,
+    which together hold SOLVER.IMS_PER_BATCH // num_replicas images.
     """
     if cfg.SEED < 0:
         raise ConfigError(f"SEED is {cfg.SEED}; draw one before the loaders are built")
@@ -61,12 +62,13 @@ def build_train_loader(
     sampler = TrainBatchSampler(
         dataset.aspect_groups() if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
         len(dataset),
-        _share(cfg.SOLVER.IMS_PER_BATCH, num_replicas, "SOLVER.IMS_PER_BATCH") * num_replicas,
+        _divisible_batch(cfg, num_replicas),
         cfg.SEED,
         start_iteration,
         max_iter,
         num_replicas,
         rank,
+        cfg.SOLVER.ACCUMULATION_STEPS,
     )
     return _loader(cfg, dataset, sampler)
 
@@ -191,12 +193,16 @@ def _rescale(cfg: CfgNode) -> list[Transform] | None:
     return [Transform((size,), longest, bgr=bgr) for size in cfg.TEST.BBOX_AUG.SCALES] or None
 
 
-def _share(images: int, num_replicas: int, key: str) -> int:
-    if images % num_replicas or images <= 0:
+def _divisible_batch(cfg: CfgNode, num_replicas: int) -> int:
+    """SOLVER.IMS_PER_BATCH, if every process and micro-batch can have the same number of images."""
+    images, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS
+    if images % (num_replicas * steps):
+        each = f" times SOLVER.ACCUMULATION_STEPS {steps}" if steps > 1 else ""
         raise ConfigError(
-            f"{key} is {images}, which cannot be split over {num_replicas} processes; use a multiple of it"
+            f"SOLVER.IMS_PER_BATCH is {images}, which cannot be split over {num_replicas} processes{each}; "
+            f"use a multiple of {num_replicas * steps}"
         )
-    return images // num_replicas
+    return images
 
 
 class _Deferring(Dataset[Sample | DataError]):

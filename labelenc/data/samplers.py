@@ -34,15 +34,16 @@ class TrainBatchSampler(Sampler[list[Draw]]):
     """Batches of iterations `start_iteration` to `max_iter`, this process's share of each.
 
     An endless stream of random permutations of all images is dealt into groups; a group that reaches
-    `batch_size` becomes the next global batch, of which process `rank` takes every `num_replicas`-th element.
-    The global batches therefore depend on neither the number of processes nor the iteration at which a run
-    was resumed.
+    `batch_size` becomes the next global batch, of which process `rank` takes every `num_replicas`-th element
+    and deals these to its micro-batches. The global batches therefore depend on neither the number of
+    processes and micro-batches nor the iteration at which a run was resumed.
 
     Args:
         groups: the group of each image; None puts all into one.
         num_images: length of the data set.
-        batch_size: images of one global batch, a multiple of `num_replicas`.
+        batch_size: images of one global batch, a multiple of `num_replicas * micro_batches`.
         seed: of order and augmentation.
+        micro_batches: how many come for each iteration.
     """
 
     def __init__(
@@ -55,19 +56,23 @@ class TrainBatchSampler(Sampler[list[Draw]]):
         max_iter: int,
         num_replicas: int = 1,
         rank: int = 0,
+        micro_batches: int = 1,
     ) -> None:
-        if batch_size % num_replicas or batch_size <= 0:
-            raise ValueError(f"a batch of {batch_size} images cannot be split over {num_replicas} processes")
+        if batch_size % (num_replicas * micro_batches) or batch_size <= 0:
+            raise ValueError(
+                f"a batch of {batch_size} images cannot be split over {num_replicas} processes, "
+                f"{micro_batches} micro-batches each"
+            )
         if num_images <= 0:
             raise ValueError("there are no images to draw from")
         if groups is not None and len(groups) != num_images:
             raise ValueError(f"{len(groups)} groups for {num_images} images")
         self.groups, self.num_images, self.batch_size, self.seed = groups, num_images, batch_size, seed
         self.start_iteration, self.max_iter = start_iteration, max_iter
-        self.num_replicas, self.rank = num_replicas, rank
+        self.num_replicas, self.rank, self.micro_batches = num_replicas, rank, micro_batches
 
     def __len__(self) -> int:
-        return max(self.max_iter - self.start_iteration, 0)
+        return max(self.max_iter - self.start_iteration, 0) * self.micro_batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for iteration, batch in enumerate(self._global_batches()):
@@ -75,7 +80,8 @@ class TrainBatchSampler(Sampler[list[Draw]]):
                 return
             if iteration >= self.start_iteration:
                 share = batch[self.rank :: self.num_replicas]
-                yield [Draw(index, derive_seed(self.seed, 1, position)) for index, position in share]
+                draws = [Draw(index, derive_seed(self.seed, 1, position)) for index, position in share]
+                yield from (draws[number :: self.micro_batches] for number in range(self.micro_batches))
 
     def _global_batches(self) -> Iterator[list[tuple[int, int]]]:
         """Endless global batches of (image, position in the stream)."""

@@ -1,5 +1,6 @@
 """The training engine: loop, optimizer, checkpoints, processes, logging, inference."""
 
+from labelenc.engine.average import WeightAverage, average_in_use, build_average
 from labelenc.engine.checkpoint import Checkpointer, TrainingState, weight_to_evaluate
 from labelenc.engine.distributed import (
     ParallelModel,
@@ -16,8 +17,10 @@ from labelenc.engine.execution import compile_parts, place
 from labelenc.engine.files import CheckpointError, load_file, replace_file, save_atomic
 from labelenc.engine.inference import run_inference
 from labelenc.engine.logging import MetricsWriter, setup_logging
-from labelenc.engine.loop import LoopSettings, TrainingError, make_scaler, train
+from labelenc.engine.loop import make_scaler, train
 from labelenc.engine.optim import GradientClip, build_clip, build_optimizer, build_scheduler
+from labelenc.engine.settings import LoopSettings, build_settings
+from labelenc.engine.update import TrainingError
 
 __all__ = [
     "CheckpointError",
@@ -30,10 +33,14 @@ __all__ = [
     "Process",
     "TrainingError",
     "TrainingState",
+    "WeightAverage",
+    "average_in_use",
     "broadcast_object",
+    "build_average",
     "build_clip",
     "build_optimizer",
     "build_scheduler",
+    "build_settings",
     "close_distributed",
     "compile_parts",
     "fetch_weight",

@@ -1,8 +1,9 @@
 """Checkpoint files: written whole or not at all, read without running code, resumed exactly.
 
 A training checkpoint is one ``torch.save`` file with the keys ``model``, ``optimizer``, ``scheduler``,
-``scaler`` (None without float16), ``iteration`` (updates done), ``kind``, ``random_states`` (one per process)
-and ``extra`` (plain values). ``last_checkpoint`` beside it holds the name of the newest one.
+``scaler`` (None without float16), ``iteration`` (updates done), ``kind``, ``random_states`` (one per
+process), ``extra`` (plain values) and ``model_ema`` (None without SOLVER.EMA_DECAY): like ``model``, with the
+averaged weights in place of the last ones. ``last_checkpoint`` beside it holds the name of the newest one.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from labelenc.engine.average import WeightAverage
 from labelenc.engine.distributed import (
     all_gather_objects,
     broadcast_object,
@@ -29,8 +31,8 @@ from labelenc.engine.distributed import (
     is_main,
     on_main,
 )
-from labelenc.engine.execution import match_layout
 from labelenc.engine.files import CheckpointError, load_file, replace_file, save_atomic
+from labelenc.engine.optim import restore_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,8 @@ class TrainingState:
     """All that an update changes: what a checkpoint saves and a resumed run restores.
 
     ``iteration`` counts the updates done; ``extra`` holds plain values (numbers, strings, lists, dicts).
-    ``model`` is the bare model, ``scaler`` None unless training in float16.
+    ``model`` is the bare model, ``scaler`` None unless training in float16, ``average`` None unless the
+    weights are averaged.
     """
 
     model: nn.Module
@@ -52,6 +55,7 @@ class TrainingState:
     scaler: GradScaler | None = None
     iteration: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+    average: WeightAverage | None = None
 
 
 def random_state() -> dict[str, Any]:
@@ -106,7 +110,7 @@ class Checkpointer:
         on_main(lambda: self._write(name, state, random_states, mark_last))
 
     def _write(self, name: str, state: TrainingState, random_states: list, mark_last: bool) -> None:
-        content = {
+        content: dict[str, Any] = {
             "model": state.model.state_dict(),
             "optimizer": state.optimizer.state_dict(),
             "scheduler": state.scheduler.state_dict(),
@@ -115,7 +119,10 @@ class Checkpointer:
             "kind": self.kind,
             "random_states": random_states,
             "extra": state.extra,
+            "model_ema": None,
         }
+        if state.average is not None:
+            content["model_ema"] = {**content["model"], **state.average.state_dict()}
         path = self.path(name)
         save_atomic(content, path)
         if mark_last:
@@ -181,8 +188,7 @@ class Checkpointer:
     def _restore(self, content: dict[str, Any], state: TrainingState) -> None:
         configured = [(group["initial_lr"], group["weight_decay"]) for group in state.optimizer.param_groups]
         state.model.load_state_dict(content["model"], strict=True)
-        state.optimizer.load_state_dict(content["optimizer"])
-        match_layout(state.optimizer)
+        restore_optimizer(state.optimizer, content["optimizer"])
         state.scheduler.load_state_dict(content["scheduler"])
         saved = [(group["initial_lr"], group["weight_decay"]) for group in state.optimizer.param_groups]
         if saved != configured:
@@ -194,6 +200,8 @@ class Checkpointer:
             )
         if state.scaler is not None and content["scaler"] is not None:
             state.scaler.load_state_dict(content["scaler"])
+        if state.average is not None:
+            _restore_average(state.average, content.get("model_ema"))
         state.iteration = content["iteration"]
         state.extra = content["extra"]
 
@@ -232,6 +240,14 @@ class Checkpointer:
         if not others:
             return f"{self.output_dir} has no other checkpoint: remove {marker} to start from the beginning."
         return f"To resume from another one, write its name into {marker}: {', '.join(others)}."
+
+
+def _restore_average(average: WeightAverage, saved: dict[str, Tensor] | None) -> None:
+    if saved is not None:
+        average.load_state_dict(saved)
+        return
+    logger.warning("the checkpoint holds no average of the weights; it starts from the weights themselves")
+    average.restart()
 
 
 def weight_to_evaluate(weight: str, output_dir: str | Path) -> str:

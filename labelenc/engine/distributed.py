@@ -5,10 +5,11 @@ Every function works without a launcher too (one process), so callers need no se
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -198,7 +199,8 @@ class ParallelModel:
     come. All processes must change the flags at the same call.
 
     Call it for training only (one forward, one backward), and keep it until the backward pass is done: the
-    wrapper that averages the gradients goes with it. Evaluate with ``.model``.
+    wrapper that averages the gradients goes with it. Evaluate with ``.model``. Gradients are views of the
+    wrapper's buckets, so set them to None rather than to zero.
     """
 
     def __init__(self, model: nn.Module, process: Process) -> None:
@@ -206,6 +208,7 @@ class ParallelModel:
         self._process = process
         self._wrapper: DistributedDataParallel | None = None
         self._flags: tuple[bool, ...] | None = None
+        self._synchronised = True
         # Frozen statistics never differ; running ones do, and rank 0's are those that get saved.
         self._broadcast_buffers = any(
             isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules()
@@ -218,7 +221,22 @@ class ParallelModel:
         flags = tuple(parameter.requires_grad for parameter in self.model.parameters())
         if flags != self._flags:
             self._wrap(flags)
-        return self.model(*args, **kwargs) if self._wrapper is None else self._wrapper(*args, **kwargs)
+        if self._wrapper is None:
+            return self.model(*args, **kwargs)
+        with contextlib.nullcontext() if self._synchronised else self._wrapper.no_sync():
+            return self._wrapper(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Gradients of calls inside stay with each process, to be averaged by the next call outside.
+
+        That call must have the same trainable parameters.
+        """
+        self._synchronised = False
+        try:
+            yield
+        finally:
+            self._synchronised = True
 
     def _wrap(self, flags: tuple[bool, ...]) -> None:
         self._wrapper = None
@@ -226,6 +244,9 @@ class ParallelModel:
         gc.collect()
         if any(flags):
             device_ids = [self._process.device.index] if self._process.device.type == "cuda" else None
-            options: dict[str, Any] = {_BUFFER_OPTION: self._broadcast_buffers}
+            options: dict[str, Any] = {
+                _BUFFER_OPTION: self._broadcast_buffers,
+                "gradient_as_bucket_view": True,
+            }
             self._wrapper = DistributedDataParallel(self.model, device_ids=device_ids, **options)
         self._flags = flags

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +27,6 @@ def memory_format(dtype: str) -> torch.memory_format:
 def place(model: Model, device: torch.device | str, dtype: str) -> Model:
     """``model`` on ``device``, laid out for training in ``dtype``; in place."""
     return model.to(device).to(memory_format=memory_format(dtype))
-
-
-def match_layout(optimizer: Optimizer) -> None:
-    """Give the optimizer's tensors the layout of their parameters, which fused updates insist on.
-
-    Those from a checkpoint have that of the run which wrote it.
-    """
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            if torch.is_tensor(value) and value.shape == parameter.shape:
-                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def compile_parts(model: nn.Module, names: Sequence[str], backend: str | Callable = "inductor") -> None:

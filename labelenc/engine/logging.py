@@ -97,8 +97,8 @@ class MetricsWriter:
 
     ``metrics.jsonl`` has one row per update, with ``iteration`` (from 1), ``loss``, each loss by name,
     ``lr``, ``time`` and ``data_time`` (s), ``max_mem`` (MiB), and one per evaluation, with ``iteration`` and
-    what the evaluation gave. TensorBoard gets the same numbers every ``log_period`` updates, the console
-    their medians over the last 20 updates and the time left.
+    what the evaluation gave; ``skipped`` marks an update that was left out. TensorBoard gets the same numbers
+    every ``log_period`` updates, the console their medians over the last 20 updates and the time left.
 
     Args:
         output_dir: receives ``metrics.jsonl`` and ``tensorboard/``.
@@ -173,6 +173,12 @@ class MetricsWriter:
             for name, value in row.items():
                 self._board.add_scalar(f"losses/{name}" if name in losses else name, value, iteration)
             self._speak(iteration, row, list(losses))
+
+    def skipped(self, iteration: int) -> None:
+        """Record that update ``iteration`` (from 1) was left out, because its losses were not finite."""
+        if self.enabled:
+            self._write({"iteration": iteration, "skipped": True})
+            self._bar.update()
 
     def evaluation(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         """Record what an evaluation after ``iteration`` updates gave; TensorBoard gets its numbers."""

@@ -2,59 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.amp import GradScaler
 
-from labelenc.config import ConfigError
+from labelenc.engine.average import average_in_use
 from labelenc.engine.checkpoint import Checkpointer, TrainingState, preserved_random_state
-from labelenc.engine.distributed import Process, all_gather_objects, broadcast_object, reduce_mean
+from labelenc.engine.distributed import Process, broadcast_object
 from labelenc.engine.logging import MetricsWriter
-from labelenc.engine.optim import GradientClip, clip_gradients
+from labelenc.engine.settings import LoopSettings
+from labelenc.engine.update import Losses, NoSync, TrainingError, update
 from labelenc.structures import Batch
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FINAL = "model_final"
 BEST = "model_best"
 _BEST_VALUE = "best_value"
 
-Losses = Callable[[Batch, int], Mapping[str, Tensor]]
 Evaluate = Callable[[int], Mapping[str, Any] | None]
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on."""
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """Plain settings of a run.
-
-    ``max_iter`` updates in all; a checkpoint every ``checkpoint_period`` updates; an evaluation every
-    ``eval_period`` updates and after the last (0: none); autocast to ``dtype``; the evaluation's first number
-    named ``best_metric`` or ``…/<best_metric>`` decides about the best checkpoint.
-    """
-
-    max_iter: int
-    checkpoint_period: int
-    eval_period: int = 0
-    dtype: str = "float32"
-    clip: GradientClip | None = None
-    best_metric: str = "AP"
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"DTYPE is {self.dtype!r}; write one of {', '.join(DTYPES)}")
 
 
 def make_scaler(dtype: str, device: torch.device) -> GradScaler | None:
@@ -76,6 +50,7 @@ def train(
     checkpointer: Checkpointer,
     writer: MetricsWriter,
     evaluate: Evaluate | None = None,
+    no_sync: NoSync = contextlib.nullcontext,
 ) -> Mapping[str, Any] | None:
     """Update ``state`` until ``settings.max_iter`` updates are done, starting at ``state.iteration``.
 
@@ -83,19 +58,23 @@ def train(
         state: model on the device, optimizer, scheduler, scaler (see `make_scaler`).
         losses: ``losses(batch, k)`` gives the scalar losses of update k (from 0), to be summed; runs under
             autocast, with the batch on the device.
-        loader: the batches from update ``state.iteration`` on, uint8 and on the CPU; one per update at least.
+        loader: the micro-batches from update ``state.iteration`` on, uint8 and on the CPU;
+            ``settings.accumulation_steps`` for every update.
         process: this process.
         checkpointer: writes ``model_<updates>.pth``, ``model_final.pth`` and, when an evaluation improves,
             ``model_best.pth``.
         writer: receives losses and evaluations.
         evaluate: ``evaluate(updates done)``, called on all processes; rank 0's result counts. It may draw
-            random numbers and put the model into eval mode; both are put back.
+            random numbers and put the model into eval mode; both are put back. With ``state.average`` the
+            model has the averaged weights meanwhile.
+        no_sync: `ParallelModel.no_sync` where ``losses`` calls a parallel model; see `update`.
 
     Returns:
         The evaluation that followed the last update, or None if there was none.
 
     Raises:
-        TrainingError: a loss or a weight is not finite, or the loader ends early; older checkpoints stay.
+        TrainingError: a loss (see `update`) or a weight is not finite, or the loader ends early; older
+            checkpoints stay.
     """
     if state.iteration >= settings.max_iter:
         _report_finished(state, settings, checkpointer)
@@ -104,15 +83,18 @@ def train(
     state.model.train()
     # Iterators of data loaders draw a random number, which a resumed run would draw at another place.
     with preserved_random_state():
-        batches = iter(loader)
+        stream = iter(loader)
     for k in range(state.iteration, settings.max_iter):
         started = time.perf_counter()
-        batch = _next_batch(batches, k, settings.max_iter)
+        batches = [_next_batch(stream, k, settings.max_iter) for _ in range(settings.accumulation_steps)]
         data_time = time.perf_counter() - started
         lr = state.optimizer.param_groups[0]["lr"]
-        values = _update(state, losses, batch, k, settings, process, checkpointer)
+        means = update(state, losses, batches, k, settings, process.device, checkpointer, no_sync)
         state.iteration = done = k + 1
-        writer.update(done, values, lr, time.perf_counter() - started, data_time)
+        if means is None:
+            writer.skipped(done)
+        else:
+            writer.update(done, means, lr, time.perf_counter() - started, data_time)
         metrics = None
         if evaluate is not None and _is_evaluated(done, settings):
             metrics = _evaluate(state, evaluate, settings, checkpointer, writer)
@@ -141,91 +123,13 @@ def _report_finished(state: TrainingState, settings: LoopSettings, checkpointer:
         _save(FINAL, state, checkpointer)
 
 
-def _next_batch(batches: Iterator[Batch], k: int, max_iter: int) -> Batch:
+def _next_batch(stream: Iterator[Batch], k: int, max_iter: int) -> Batch:
     try:
-        return next(batches)
+        return next(stream)
     except StopIteration:
         raise TrainingError(
             f"the data ended before iteration {k + 1} of {max_iter}; the loader must give a batch for each."
         ) from None
-
-
-def _update(
-    state: TrainingState,
-    losses: Losses,
-    batch: Batch,
-    k: int,
-    settings: LoopSettings,
-    process: Process,
-    checkpointer: Checkpointer,
-) -> dict[str, float]:
-    device, dtype = process.device, DTYPES[settings.dtype]
-    batch = batch.to(device, non_blocking=True)
-    with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-        parts = dict(losses(batch, k))
-    total = torch.stack([value.float() for value in parts.values()]).sum()
-    read_means = _start_reading(reduce_mean(parts))
-    (total if state.scaler is None else state.scaler.scale(total)).backward()
-    # Read only now, so that a GPU is busy with the backward pass meanwhile; nothing is updated yet.
-    means = read_means()
-    if not all(math.isfinite(value) for value in means.values()):
-        _stop(parts, means, batch, k, checkpointer)
-    _step(state, settings.clip)
-    return means
-
-
-def _start_reading(values: Mapping[str, Tensor]) -> Callable[[], dict[str, float]]:
-    """Begin to copy scalars to the CPU without waiting; calling the result waits and gives them."""
-    stacked = torch.stack(list(values.values()))
-    if stacked.device.type != "cuda":
-        return lambda: dict(zip(values, stacked.tolist(), strict=True))
-    host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
-    host.copy_(stacked, non_blocking=True)
-    copied = torch.cuda.Event()
-    copied.record()
-
-    def read() -> dict[str, float]:
-        copied.synchronize()
-        return dict(zip(values, host.tolist(), strict=True))
-
-    return read
-
-
-def _step(state: TrainingState, clip: GradientClip | None) -> None:
-    optimizer, scaler = state.optimizer, state.scaler
-    if clip is not None:
-        if scaler is not None:
-            scaler.unscale_(optimizer)
-        clip_gradients((tensor for group in optimizer.param_groups for tensor in group["params"]), clip)
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
-        scaler.update()
-    state.scheduler.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def _stop(
-    parts: Mapping[str, Tensor], means: Mapping[str, float], batch: Batch, k: int, checkpointer: Checkpointer
-) -> None:
-    """Raise the error about a loss that is not finite; all processes come here, as all saw the same means."""
-    own = {name: float(value.detach()) for name, value in parts.items()}
-    everyone = all_gather_objects((batch.image_ids, own))
-    # NaN compares false with everything, so it is ranked by hand: NaN, then infinity, then size.
-    largest = max(means, key=lambda name: (math.isnan(means[name]), abs(means[name])))
-    guilty = [
-        f"process {rank}: images {ids}, " + ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-        for rank, (ids, values) in enumerate(everyone)
-    ]
-    last = checkpointer.last_path()
-    raise TrainingError(
-        f"the losses of iteration {k + 1} are not finite; the largest is {largest} = {means[largest]}.\n  "
-        + "\n  ".join(guilty)
-        + f"\nThis iteration did not update the weights. Last checkpoint: {last or 'none was written yet'}. "
-        "Look at these images' annotations; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or enable "
-        "SOLVER.CLIP_GRADIENTS, then start again to resume."
-    )
 
 
 def _evaluate(
@@ -235,7 +139,7 @@ def _evaluate(
     checkpointer: Checkpointer,
     writer: MetricsWriter,
 ) -> Mapping[str, Any] | None:
-    with preserved_random_state():
+    with preserved_random_state(), average_in_use(state.average):
         metrics = broadcast_object(evaluate(state.iteration))
     state.model.train()
     if metrics is None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,6 +17,8 @@ from labelenc.config import ConfigError
 
 WARMUP_METHODS = ("linear", "constant")
 CLIP_TYPES = ("norm", "value")
+FUSED_DEVICES = ("cpu", "cuda")
+KERNEL_FLAGS = ("fused", "foreach", "capturable")
 
 
 def parameter_groups(model: nn.Module, solver: Any) -> list[dict[str, Any]]:
@@ -47,17 +50,65 @@ def parameter_groups(model: nn.Module, solver: Any) -> list[dict[str, Any]]:
 def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
     """The optimizer that ``cfg.SOLVER`` asks for; see `parameter_groups` for who gets which learning rate.
 
+    The model must be on its device. On CPU and GPU the fused kernels are used, one pass over all parameters.
+    With a GradScaler these learn on the GPU itself that a gradient overflowed; others would wait for it.
+
     Raises:
         ConfigError: unknown ``SOLVER.OPTIMIZER``, or a model without trainable parameters.
     """
     groups = parameter_groups(model, cfg.SOLVER)
     if not groups:
         raise ConfigError("the model has no trainable parameter; check MODEL.BACKBONE.FREEZE_CONV_BODY_AT")
+    parameters = (parameter for group in groups for parameter in group["params"])
+    fused = all(parameter.device.type in FUSED_DEVICES for parameter in parameters) or None
     if cfg.SOLVER.OPTIMIZER == "SGD":
-        return SGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM)
+        sgd = SGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM, fused=fused)
+        _complete_momentum(sgd)
+        return sgd
     if cfg.SOLVER.OPTIMIZER == "AdamW":
-        return AdamW(groups, lr=cfg.SOLVER.BASE_LR)
+        return AdamW(groups, lr=cfg.SOLVER.BASE_LR, fused=fused)
     raise ConfigError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; write 'SGD' or 'AdamW'")
+
+
+def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """``optimizer.load_state_dict(saved)`` such that a run can go on on another kind of device.
+
+    Which kernels compute a step stays as ``optimizer`` has it, and its state is laid out in memory like the
+    parameters, as fused kernels need it.
+
+    Raises:
+        ValueError: ``saved`` has other groups.
+    """
+    saved_groups = saved["param_groups"]
+    if len(saved_groups) != len(optimizer.param_groups):
+        raise ValueError(
+            f"{len(saved_groups)} parameter groups were saved, not {len(optimizer.param_groups)}"
+        )
+    # Told before loading: the flags also decide on which device AdamW's step counters lie.
+    groups = [
+        {**group, **{flag: own[flag] for flag in KERNEL_FLAGS if flag in own}}
+        for group, own in zip(saved_groups, optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
+                values[name] = torch.empty_like(parameter).copy_(value)
+    if isinstance(optimizer, SGD):
+        _complete_momentum(optimizer)
+
+
+def _complete_momentum(optimizer: SGD) -> None:
+    """Give each parameter the momentum 0 that it starts from, where it has none.
+
+    The fused kernel needs all at once: parameters that get their first gradient later than others (the
+    adapter of step 1) would make it fail, and float16 gradients that overflow at the first step would leave
+    momenta that were never written.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def warmup_factor(iteration: int, iters: int, start: float, method: str) -> float:

@@ -32,7 +32,7 @@ def label_map(
 
     Args:
         boxes: one (n_i, 4) tensor per image, xyxy in pixels of the padded batch, all on one device.
-        labels: one integer tensor (n_i,) per image, classes 1..num_classes.
+        labels: one integer tensor (n_i,) per image, classes 1..num_classes, on the boxes' device or the CPU.
         num_classes: number of channels.
         height, width: size of the padded batch in pixels.
         scales: one tensor (n_i,) per image of non-negative factors on each box's values (step 1 of training
@@ -51,6 +51,7 @@ def label_map(
         return torch.zeros(0, num_classes, height, width)
     flat, slots, factors = _flatten(boxes, labels, num_classes, scales)
     count = len(boxes) * num_classes
+    slots = slots.to(flat.device, non_blocking=True)
     maps: Tensor = torch.ops.labelenc.label_map(flat, slots, factors, count, height, width)
     return maps.view(len(boxes), num_classes, height, width)
 
@@ -66,13 +67,14 @@ def compact_label_map(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The channels of :func:`label_map` whose class is present in their image; the others are 0.
 
-    Arguments and errors are those of :func:`label_map`. On a GPU the host waits once, to learn P.
+    Arguments and errors are those of :func:`label_map`. With labels on a GPU the host waits once, to learn P;
+    labels on the CPU spare that.
 
     Returns:
-        ``(maps, images, channels)``: float32 (P, height, width), int64 (P,) and int64 (P,), where P is the
-        number of pairs of an image and a class that has a box in it, also one that leaves no trace. They are
-        ordered by image, then class. With ``dense = label_map(...)``, ``maps`` is
-        ``dense[images, channels]``; the class of a channel is ``channel + 1``.
+        ``(maps, images, channels)``: float32 (P, height, width) where the boxes are; int64 (P,) and (P,)
+        where the labels are. P is the number of pairs of an image and a class that has a box in it, also one
+        that leaves no trace. They are ordered by image, then class. With ``dense = label_map(...)``, ``maps``
+        is ``dense[images, channels]``; the class of a channel is ``channel + 1``.
     """
     _check(boxes, labels, num_classes, scales)
     if not len(boxes):
@@ -80,7 +82,7 @@ def compact_label_map(
         return torch.zeros(0, height, width), none, none
     flat, slots, factors = _flatten(boxes, labels, num_classes, scales)
     present, rank = slots.unique(return_inverse=True)
-    rank = torch.where(slots < 0, slots, rank)
+    rank = torch.where(slots < 0, slots, rank).to(flat.device, non_blocking=True)
     maps = torch.ops.labelenc.label_map(flat, rank, factors, present.shape[0], height, width)
     return maps, present // num_classes, present % num_classes
 
@@ -99,7 +101,7 @@ def _check(
                 f"label_map: image {image} of the batch: boxes, labels, scales have lengths {counts}"
             )
         # Looking at values would stall a GPU's stream and break a compiled graph.
-        if image_boxes.device.type == "cpu" and len(image_boxes) and not torch.compiler.is_compiling():
+        if labels[image].device.type == "cpu" and len(image_boxes) and not torch.compiler.is_compiling():
             _check_range(image, labels[image], num_classes)
 
 
@@ -117,7 +119,7 @@ def _flatten(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """All boxes (K, 4), the channel of the whole batch that each is drawn in (K,), and their factors (K,)."""
     flat = torch.cat([b.reshape(-1, 4) for b in boxes]).detach().float()
-    channels = [label.to(flat.device, torch.int64) - 1 for label in labels]
+    channels = [label.to(torch.int64) - 1 for label in labels]
     # A label out of range must not pass for one of the next image: -1 fails in the kernel.
     slots = [
         torch.where((c >= 0) & (c < num_classes), c + image * num_classes, -1)

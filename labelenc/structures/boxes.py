@@ -38,6 +38,7 @@ class BoxList:
         self.size = (int(image_size[0]), int(image_size[1]))
         self.mode = mode
         self._fields: dict[str, Tensor] = {}
+        self._on_cpu: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         return self.bbox.shape[0]
@@ -50,12 +51,18 @@ class BoxList:
         if len(values) != len(self):
             raise ValueError(f"field {name!r} has {len(values)} rows for {len(self)} boxes")
         self._fields[name] = values
+        self._on_cpu.pop(name, None)
 
     def get_field(self, name: str) -> Tensor:
         """The field ``name``; KeyError with the known names otherwise."""
         if name not in self._fields:
             raise KeyError(f"no field {name!r}; this BoxList has {self.fields()}")
         return self._fields[name]
+
+    def cpu_field(self, name: str) -> Tensor:
+        """The field ``name`` on the CPU. Of a list that ``to`` made from one on the CPU, and that was not
+        indexed since, this is the original: nobody waits for a GPU to learn it."""
+        return self._on_cpu[name] if name in self._on_cpu else self.get_field(name).cpu()
 
     def has_field(self, name: str) -> bool:
         return name in self._fields
@@ -66,11 +73,13 @@ class BoxList:
     def _like(self, bbox: Tensor, size: tuple[int, int] | None = None, mode: str | None = None) -> BoxList:
         new = BoxList(bbox, size or self.size, mode or self.mode)
         new._fields = dict(self._fields)
+        new._on_cpu = dict(self._on_cpu)
         return new
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> BoxList:
         new = self._like(self.bbox.to(device, non_blocking=non_blocking))
         new._fields = {k: v.to(device, non_blocking=non_blocking) for k, v in self._fields.items()}
+        new._on_cpu = {k: v for k, v in self._fields.items() if v.device.type == "cpu"}
         return new
 
     def pin_memory(self) -> BoxList:

@@ -39,10 +39,11 @@ class EncoderBlock(nn.Module):
                 nn.init.kaiming_uniform_(layer.weight, a=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.con1(x))
-        out = F.relu(self.con2(out))
+        out = F.relu(self.con1(x), inplace=True)
+        out = F.relu(self.con2(out), inplace=True)
         out = self.con3(out)
-        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+        out = out + (x if self.downsample is None else self.downsample(x))
+        return F.relu(out, inplace=True)
 
 
 class LabelEncoderBody(nn.Module):
@@ -86,17 +87,29 @@ def encode_label_maps(
 ) -> Tensor:
     """``first`` applied to the label maps of ``targets``: (N, stem, H / 2, W / 2).
 
-    Drawing and first convolution are one function so that a form which never makes the dense map can
-    take its place.
+    A label map has a channel per class, of which all but those of the classes in the image are 0. Only these
+    are drawn and convolved, with their slice of the weight. That is the dense convolution less its products
+    with 0; the weight's gradient has its full shape.
     """
-    maps = ops.label_map(
+    maps, images, channels = ops.compact_label_map(
         [target.bbox for target in targets],
-        [target.get_field("labels") for target in targets],
+        [target.cpu_field("labels") for target in targets],
         first.in_channels,
         *size,
         scales,
     )
-    return first(maps.to(first.weight.dtype))
+    counts = images.bincount(minlength=len(targets)).tolist()
+    channels = channels.to(first.weight.device, non_blocking=True)
+    encoded = []
+    for drawn, present in zip(maps.split(counts), channels.split(counts), strict=True):
+        if len(drawn) == 0:
+            # One empty map: the weight takes part, so that no process waits for its gradient.
+            drawn, present = maps.new_zeros(1, *size), channels.new_zeros(1)
+        weight = first.weight.index_select(1, present)
+        encoded.append(
+            F.conv2d(drawn[None].to(weight.dtype), weight, first.bias, first.stride, first.padding)
+        )
+    return torch.cat(encoded)
 
 
 class LabelEncoder(nn.Module):

@@ -252,6 +252,9 @@ def test_rgb(coco_dict, write_set, make_cfg):
 def test_batch_that_cannot_be_split(coco_dict, write_set, make_cfg):
     with pytest.raises(ConfigError, match=r"SOLVER.IMS_PER_BATCH is 4, .* over 3 processes"):
         build_train_loader(make_cfg(one=write_set(coco_dict)), 3, 0, 0, 1)
+    cfg = make_cfg("SOLVER.ACCUMULATION_STEPS", "4", one=write_set(coco_dict))
+    with pytest.raises(ConfigError, match=r"2 processes times SOLVER.ACCUMULATION_STEPS 4; .* multiple of 8"):
+        build_train_loader(cfg, 2, 0, 0, 1)
 
 
 def test_unresolved_seed(coco_dict, write_set, make_cfg):

@@ -93,3 +93,25 @@ def test_fewer_images_than_a_batch_holds():
     (batch,) = TrainBatchSampler(None, 2, 5, 1, 0, 1)
     assert {draw.index for draw in batch} == {0, 1}
     assert isinstance(batch[0], Draw)
+
+
+@pytest.mark.parametrize(("replicas", "steps"), [(1, 3), (3, 2), (2, 6)])
+def test_micro_batches_share_the_batch_of_their_iteration(seed, replicas, steps):
+    groups = _groups(seed, 37)
+    whole = list(TrainBatchSampler(groups, 37, 12, seed, 0, 20))
+    shares = [
+        TrainBatchSampler(groups, 37, 12, seed, 5, 20, replicas, rank, steps) for rank in range(replicas)
+    ]
+    assert [len(share) for share in shares] == [15 * steps] * replicas
+    streams = [iter(share) for share in shares]
+    for batch in whole[5:]:
+        micro_batches = [next(stream) for stream in streams for _ in range(steps)]
+        assert {len(micro_batch) for micro_batch in micro_batches} == {12 // replicas // steps}
+        dealt = [draw for micro_batch in micro_batches for draw in micro_batch]
+        assert sorted(dealt, key=batch.index) == batch
+    assert [next(stream, None) for stream in streams] == [None] * replicas
+
+
+def test_batch_too_small_for_its_micro_batches():
+    with pytest.raises(ValueError, match="6 images cannot be split over 2 processes, 2 micro-batches"):
+        TrainBatchSampler(None, 10, 6, 0, 0, 10, num_replicas=2, micro_batches=2)

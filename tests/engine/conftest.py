@@ -1,4 +1,4 @@
-"""Fixtures of the engine's tests: the small run as a module and as a program."""
+"""Fixtures of the engine's tests: the small runs as modules and as a program."""
 
 from __future__ import annotations
 
@@ -27,16 +27,27 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="session")
-def tiny() -> ModuleType:
-    """tests/engine/tiny.py, imported."""
-    spec = importlib.util.spec_from_file_location("tiny", PROGRAM)
+def load_module(path: Path) -> ModuleType:
+    """A file beside this one, imported under its own name."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["tiny"] = module
+    sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """tests/engine/tiny.py, imported."""
+    return load_module(PROGRAM)
+
+
+@pytest.fixture(scope="session")
+def divided() -> ModuleType:
+    """tests/engine/divided.py, imported."""
+    return load_module(PROGRAM.with_name("divided.py"))
 
 
 @pytest.fixture(scope="session")

@@ -81,6 +81,32 @@ def test_gradients_across_borders_equal_one_process(tiny: ModuleType, pair: tupl
         assert found["wrappers"] == 1, "wrappers of earlier borders are gone"
 
 
+def test_two_processes_with_two_micro_batches_equal_one_with_the_whole_batch(
+    tiny: ModuleType, divided: ModuleType, pair: tuple[Path, list[dict]], tmp_path: Path
+) -> None:
+    whole = divided.run(tmp_path, tiny.ALONE, steps=1)
+    for found in pair[1]:
+        assert_close(found["divided"], whole)
+    assert_close(pair[1][0]["divided"], pair[1][1]["divided"], rtol=0, atol=0)
+    logged = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (tmp_path, pair[0] / "divided")
+    ]
+    for rows in zip(*logged, strict=True):
+        for name in ("iteration", "loss", "loss_body", "loss_helper"):
+            assert rows[0].get(name) == pytest.approx(rows[1].get(name)), name
+
+
+def test_gradients_stay_local_until_the_last_micro_batch(pair: tuple[Path, list[dict]]) -> None:
+    torch.manual_seed(4)
+    torch.nn.Linear(3, 1, bias=False)
+    # The gradient of a sum over w x is x.
+    data = torch.randn(2, 2, 1, 3)
+    for rank, found in enumerate(pair[1]):
+        assert_close(found["local"], data[rank, 0])
+        assert_close(found["summed"], data.sum(dim=1).mean(dim=0))
+
+
 def test_unequal_shares_are_gathered_on_rank_0(tiny: ModuleType, pair: tuple[Path, list[dict]]) -> None:
     first, second = pair[1]
     pixels = {
@@ -127,3 +153,11 @@ def test_bad_loss_on_one_rank_stops_both(pair: tuple[Path, list[dict]]) -> None:
             assert part in found["nan"]
     assert load_file(pair[0] / "nan" / "model_0000004.pth")["iteration"] == 4
     assert not (pair[0] / "nan" / "model_final.pth").exists()
+
+
+def test_bad_loss_on_one_rank_is_skipped_by_both(pair: tuple[Path, list[dict]]) -> None:
+    first, second = (found["weights"] for found in pair[1])
+    assert_close(first, second, rtol=0, atol=0)
+    assert all(weight.isfinite().all() for weight in first.values())
+    assert [found["skipped"]["skipped_updates"] for found in pair[1]] == [1, 1]
+    assert load_file(pair[0] / "skip" / "model_final.pth")["iteration"] == 10

@@ -28,7 +28,9 @@ from labelenc.engine import (
     ParallelModel,
     Process,
     TrainingState,
+    WeightAverage,
     close_distributed,
+    load_file,
     make_scaler,
     on_main,
     reduce_mean,
@@ -98,9 +100,11 @@ def run(output_dir: Path, max_iter: int, *, process: Process = ALONE, **options)
     """Start or resume a run.
 
     ``options`` may hold ``losses(model, batch, k)``, ``evaluate(model, iteration)``, ``data``, ``delay``
-    (seconds per batch), ``kind``, and any of LoopSettings.
+    (seconds per batch), ``kind``, ``ema_decay``, and any of LoopSettings.
     """
     state = make_state(dtype=options.get("dtype", "float32"), device=process.device)
+    decay = options.pop("ema_decay", 0.0)
+    state.average = WeightAverage(state.model, decay) if decay else None
     torch.manual_seed(process.rank)
     parallel = ParallelModel(state.model, process)
     losses, evaluate = options.pop("losses", model_losses), options.pop("evaluate", None)
@@ -121,6 +125,13 @@ def run(output_dir: Path, max_iter: int, *, process: Process = ALONE, **options)
             evaluate=None if evaluate is None else lambda iteration: evaluate(state.model, iteration),
         )
     return state, metrics
+
+
+def final(output_dir: Path) -> dict:
+    """The final checkpoint without its texts, for comparisons."""
+    content = load_file(output_dir / "model_final.pth")
+    del content["kind"]
+    return content
 
 
 def survive(output_dir: Path, seed: int) -> None:
@@ -239,6 +250,8 @@ def shares(rank: int) -> Iterator[Batch]:
 
 
 def pair(output_dir: Path) -> None:
+    import divided
+
     torch.set_num_threads(1)
     process = setup_distributed("cpu")
     rank = process.rank
@@ -264,6 +277,12 @@ def pair(output_dir: Path) -> None:
     found["nan"] = attempt(
         lambda: run(output_dir / "nan", 10, process=process, losses=nan_on_second, data=data)
     )
+    skipping, _ = run(
+        output_dir / "skip", 10, process=process, losses=nan_on_second, data=data, on_nonfinite="skip"
+    )
+    found["skipped"], found["weights"] = skipping.extra, dict(skipping.model.named_parameters())
+    found["divided"] = divided.run(output_dir / "divided", process, steps=2)
+    found["local"], found["summed"] = divided.local_gradients(process)
     found["on_main"] = on_main(lambda: process.rank + 7)
     found["on_main_error"] = attempt(lambda: on_main(complain))
     torch.save(found, output_dir / f"rank{rank}.pt")

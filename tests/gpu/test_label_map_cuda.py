@@ -36,14 +36,16 @@ def test_same_as_the_cpu_kernel(seed: int, counts: list[int], width: int) -> Non
         found = ops.label_map(on_gpu[0], on_gpu[1], 4, 101, width, gpu_factors)
         assert found.is_cuda
         assert torch.equal(found.cpu(), expected)
-        compact = ops.compact_label_map(on_gpu[0], on_gpu[1], 4, 101, width, gpu_factors)
         wanted = ops.compact_label_map(boxes, labels, 4, 101, width, factors)
-        for one, other in zip(compact, wanted, strict=True):
-            assert torch.equal(one.cpu(), other)
+        for where in (on_gpu[1], labels):
+            compact = ops.compact_label_map(on_gpu[0], where, 4, 101, width, gpu_factors)
+            for one, other in zip(compact, wanted, strict=True):
+                assert torch.equal(one.cpu(), other)
 
 
 def test_other_streams_without_waiting(seed: int) -> None:
-    boxes, labels = [random_boxes(20).cuda()], [torch.randint(1, 5, (20,)).cuda()]
+    on_cpu = [torch.randint(1, 5, (20,))]
+    boxes, labels = [random_boxes(20).cuda()], [on_cpu[0].cuda()]
     expected = ops.label_map(boxes, labels, 4, 100, 120)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -51,6 +53,7 @@ def test_other_streams_without_waiting(seed: int) -> None:
     try:
         with torch.cuda.stream(stream):
             found = ops.label_map(boxes, labels, 4, 100, 120)
+            ops.compact_label_map(boxes, on_cpu, 4, 100, 120)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     stream.synchronize()

@@ -189,3 +189,18 @@ def test_lists_with_different_fields_are_not_joined():
         BoxList.cat([BoxList([], SIZE), scored])
     with pytest.raises(ValueError, match="must agree"):
         BoxList.cat([])
+
+
+def test_a_field_is_known_on_the_cpu_wherever_the_list_is():
+    boxes = BoxList([[0.0, 0, 4, 4], [1, 1, 3, 3]], (9, 9))
+    boxes.add_field("labels", torch.tensor([2, 1]))
+    moved = boxes.to("meta")
+    # A meta tensor has no values: they can only be the original's.
+    assert moved.get_field("labels").device.type == "meta"
+    assert moved.cpu_field("labels").tolist() == [2, 1]
+    assert moved.resize((18, 18)).cpu_field("labels").tolist() == [2, 1]
+    moved.add_field("labels", torch.tensor([5, 6]))
+    assert moved.cpu_field("labels").tolist() == [5, 6]
+    assert boxes.to("cpu")[1:].cpu_field("labels").tolist() == [1]
+    with pytest.raises(KeyError, match="no field 'scores'"):
+        boxes.cpu_field("scores")

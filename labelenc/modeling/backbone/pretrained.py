@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 
 # Of the LabelEnc networks, not of the detector that comes out of them.
 TRAINING_ONLY = ("label_encoding_function.", "feature_adapt.")
-WRAPPERS = ("model", "blobs", "state_dict")
+# Averaged weights are what their run was evaluated with, so they come before the last ones.
+WRAPPERS = ("model_ema", "model", "blobs", "state_dict")
 MAX_WRAPPERS = 4
 ANCHORS = "anchor_generator."
 # Layers that have a row, or of the label encoder a column, for every class.
@@ -69,8 +70,9 @@ def load_weights(
     """Copy the tensors of a file into a detector wherever name and shape agree.
 
     Known layouts: a detector's checkpoint (also of the ancestors: wrapped in ``model``, names prefixed with
-    ``module.``); for a ResNet body the files of Caffe2/Detectron, detectron2 and torchvision; for a timm body
-    a timm state_dict and EfficientNet-Lite. Anchors stay those of the model.
+    ``module.``), of which the averaged weights ``model_ema`` are taken where there are any; for a ResNet body
+    the files of Caffe2/Detectron, detectron2 and torchvision; for a timm body a timm state_dict and
+    EfficientNet-Lite. Anchors stay those of the model.
 
     Args:
         model: the detector; changed in place.
@@ -86,6 +88,8 @@ def load_weights(
     Raises:
         WeightsError: no tensor of the file fits the model, or with ``complete`` some are missing.
     """
+    if isinstance(content.get(WRAPPERS[0]), Mapping):
+        source = f"{source}, {WRAPPERS[0]}"
     state = _unwrap(content)
     if not state:
         raise WeightsError(f"{source} holds no tensors; is it a checkpoint?")

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
@@ -67,14 +68,43 @@ inline void check_roi_align_arguments(
       "multilevel_roi_align: bins must be positive, sampling_ratio at least 0");
 }
 
-inline void check_roi_align_gradient(
-    const Tensor& grad, const std::vector<Tensor>& features, const Tensor& rois, const RoiAlignSettings& settings) {
-  STD_TORCH_CHECK(
-      grad.dim() == 4 && grad.size(0) == rois.size(0) && grad.size(1) == features[0].size(1) &&
-          grad.size(2) == settings.bins_high && grad.size(3) == settings.bins_wide &&
-          grad.scalar_type() == features[0].scalar_type() && same_device(grad, rois),
-      "multilevel_roi_align_backward: the gradient must be like the result");
-}
+// Checked arguments; rois and levels dense.
+struct RoiAlignCall {
+  std::vector<Tensor> features;
+  Tensor rois, levels;
+  RoiAlignSettings settings;
+
+  RoiAlignCall(
+      const std::vector<Tensor>& features, const Tensor& rois, const Tensor& levels, int64_t bins_high,
+      int64_t bins_wide, const std::vector<double>& scales, int64_t sampling_ratio)
+      : features(features), rois(rois), levels(levels), settings{bins_high, bins_wide, scales, sampling_ratio} {
+    check_roi_align_arguments(features, rois, levels, settings);
+    this->rois = torch::stable::contiguous(rois);
+    this->levels = torch::stable::contiguous(levels);
+  }
+
+  Tensor new_result() const {
+    return torch::stable::new_empty(
+        features[0], {rois.size(0), features[0].size(1), settings.bins_high, settings.bins_wide});
+  }
+
+  std::vector<Tensor> new_feature_gradients() const {
+    std::vector<Tensor> grads;
+    for (const Tensor& feature : features) {
+      grads.push_back(torch::stable::empty_like(feature));
+    }
+    return grads;
+  }
+
+  Tensor dense_gradient(const Tensor& grad) const {
+    STD_TORCH_CHECK(
+        grad.dim() == 4 && grad.size(0) == rois.size(0) && grad.size(1) == features[0].size(1) &&
+            grad.size(2) == settings.bins_high && grad.size(3) == settings.bins_wide &&
+            grad.scalar_type() == features[0].scalar_type() && same_device(grad, rois),
+        "multilevel_roi_align_backward: the gradient must be like the result");
+    return torch::stable::contiguous(grad);
+  }
+};
 
 // Calls `run` with a value of the C++ type behind a scalar type.
 template <typename Run>

@@ -169,15 +169,11 @@ void for_each_unit(
 Tensor multilevel_roi_align(
     std::vector<Tensor> features, Tensor rois, Tensor levels, int64_t bins_high, int64_t bins_wide,
     std::vector<double> scales, int64_t sampling_ratio) {
-  const RoiAlignSettings settings{bins_high, bins_wide, scales, sampling_ratio};
-  check_roi_align_arguments(features, rois, levels, settings);
-  const Tensor dense_rois = torch::stable::contiguous(rois);
-  const Tensor dense_levels = torch::stable::contiguous(levels);
-  Tensor pooled =
-      torch::stable::new_empty(features[0], {rois.size(0), features[0].size(1), bins_high, bins_wide});
+  const RoiAlignCall call(features, rois, levels, bins_high, bins_wide, scales, sampling_ratio);
+  Tensor pooled = call.new_result();
   with_storage_type(features[0].scalar_type(), [&](auto zero) {
     using Storage = decltype(zero);
-    const RoiPlan<typename RoiCompute<Storage>::Type> plan(features, dense_rois, dense_levels, settings);
+    const RoiPlan<typename RoiCompute<Storage>::Type> plan(features, call.rois, call.levels, call.settings);
     std::vector<Storage*> maps;
     for (const Tensor& feature : features) {
       maps.push_back(const_cast<Storage*>(static_cast<const Storage*>(feature.const_data_ptr())));
@@ -192,19 +188,12 @@ Tensor multilevel_roi_align(
 std::vector<Tensor> multilevel_roi_align_backward(
     Tensor grad, std::vector<Tensor> features, Tensor rois, Tensor levels, int64_t bins_high, int64_t bins_wide,
     std::vector<double> scales, int64_t sampling_ratio) {
-  const RoiAlignSettings settings{bins_high, bins_wide, scales, sampling_ratio};
-  check_roi_align_arguments(features, rois, levels, settings);
-  check_roi_align_gradient(grad, features, rois, settings);
-  const Tensor dense_grad = torch::stable::contiguous(grad);
-  const Tensor dense_rois = torch::stable::contiguous(rois);
-  const Tensor dense_levels = torch::stable::contiguous(levels);
-  std::vector<Tensor> grads;
-  for (const Tensor& feature : features) {
-    grads.push_back(torch::stable::empty_like(feature));
-  }
+  const RoiAlignCall call(features, rois, levels, bins_high, bins_wide, scales, sampling_ratio);
+  const Tensor dense_grad = call.dense_gradient(grad);
+  std::vector<Tensor> grads = call.new_feature_gradients();
   with_storage_type(features[0].scalar_type(), [&](auto zero) {
     using Storage = decltype(zero);
-    const RoiPlan<typename RoiCompute<Storage>::Type> plan(features, dense_rois, dense_levels, settings);
+    const RoiPlan<typename RoiCompute<Storage>::Type> plan(features, call.rois, call.levels, call.settings);
     std::vector<Storage*> maps;
     for (const Tensor& of_level : grads) {
       maps.push_back(static_cast<Storage*>(of_level.mutable_data_ptr()));

@@ -144,20 +144,17 @@ void launch_gather(
 Tensor multilevel_roi_align(
     std::vector<Tensor> features, Tensor rois, Tensor levels, int64_t bins_high, int64_t bins_wide,
     std::vector<double> scales, int64_t sampling_ratio) {
-  const RoiAlignSettings settings{bins_high, bins_wide, scales, sampling_ratio};
-  check_roi_align_arguments(features, rois, levels, settings);
+  const RoiAlignCall call(features, rois, levels, bins_high, bins_wide, scales, sampling_ratio);
   const torch::stable::accelerator::DeviceGuard guard(rois.get_device_index());
   const cudaStream_t stream = current_stream(rois.get_device_index());
-  const Tensor dense_rois = torch::stable::contiguous(rois), dense_levels = torch::stable::contiguous(levels);
-  Tensor pooled =
-      torch::stable::new_empty(features[0], {rois.size(0), features[0].size(1), bins_high, bins_wide});
+  Tensor pooled = call.new_result();
   if (pooled.numel() == 0) {
     return pooled;
   }
   with_storage_type(features[0].scalar_type(), [&](auto zero) {
     using Storage = decltype(zero);
     using T = typename RoiCompute<Storage>::Type;
-    const Regions<T> regions = describe_regions<T>(dense_rois, dense_levels, settings);
+    const Regions<T> regions = describe_regions<T>(call.rois, call.levels, call.settings);
     Pyramid<Storage, T> pyramid;
     pyramid.levels = static_cast<int>(features.size());
     pyramid.images = features[0].size(0);
@@ -176,7 +173,7 @@ Tensor multilevel_roi_align(
         kept.push_back(feature);
       }
       pyramid.level[i] = level_map<Storage, T>(
-          feature, kept.back(), copy, settings.scales[i], const_cast<void*>(kept.back().const_data_ptr()));
+          feature, kept.back(), copy, scales[i], const_cast<void*>(kept.back().const_data_ptr()));
     }
     auto* out = static_cast<Storage*>(pooled.mutable_data_ptr());
     if (fits_vectors(pyramid)) {
@@ -247,22 +244,15 @@ void backward(
 std::vector<Tensor> multilevel_roi_align_backward(
     Tensor grad, std::vector<Tensor> features, Tensor rois, Tensor levels, int64_t bins_high, int64_t bins_wide,
     std::vector<double> scales, int64_t sampling_ratio) {
-  const RoiAlignSettings settings{bins_high, bins_wide, scales, sampling_ratio};
-  check_roi_align_arguments(features, rois, levels, settings);
-  check_roi_align_gradient(grad, features, rois, settings);
+  const RoiAlignCall call(features, rois, levels, bins_high, bins_wide, scales, sampling_ratio);
   const torch::stable::accelerator::DeviceGuard guard(rois.get_device_index());
   const cudaStream_t stream = current_stream(rois.get_device_index());
-  const Tensor dense_grad = torch::stable::contiguous(grad);
-  const Tensor dense_rois = torch::stable::contiguous(rois), dense_levels = torch::stable::contiguous(levels);
-  std::vector<Tensor> grads;
-  int64_t elements = 0;
-  for (const Tensor& feature : features) {
-    grads.push_back(torch::stable::empty_like(feature));
-    elements += feature.numel();
-  }
-  if (elements > 0) {
+  const Tensor dense_grad = call.dense_gradient(grad);
+  std::vector<Tensor> grads = call.new_feature_gradients();
+  // Maps have height and width, checked above.
+  if (features[0].size(0) > 0 && features[0].size(1) > 0) {
     with_storage_type(features[0].scalar_type(), [&](auto zero) {
-      backward<decltype(zero)>(dense_grad, grads, dense_rois, dense_levels, settings, stream);
+      backward<decltype(zero)>(dense_grad, grads, call.rois, call.levels, call.settings, stream);
     });
   }
   return grads;
