@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU: compiles the CUDA kernels, tests them, looks for memory errors and races, and times
-# them. Takes a Python environment with a CUDA PyTorch, torchvision and the dev packages, and nvcc.
+# Everything that needs a GPU: compiles the CUDA kernels, tests them, looks for memory errors and races, times them
+# and training steps of RetinaNet with BATCH images (16; fewer where memory ends). Takes a Python environment with a
+# CUDA PyTorch, torchvision and the dev packages, and nvcc.
 #
-#   PYTHON=python3 benchmarks/run_on_gpu.sh [folder for the results, default benchmarks/results]
+#   PYTHON=python3 BATCH=16 benchmarks/run_on_gpu.sh [folder for the results, default benchmarks/results]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-python}
 results=${1:-benchmarks/results}
 mkdir -p "$results"
-prefix=$results/$(date -u +%F)_ops_$("$PYTHON" - <<'NAME'
+gpu=$("$PYTHON" - <<'NAME'
 import re, torch
 print(re.sub(r"[^A-Za-z0-9]+", "-", torch.cuda.get_device_name()).lower())
 NAME
 )
+date=$(date -u +%F)
 
 FORCE_CUDA=1 "$PYTHON" setup.py build_ext --inplace
 export PYTHONPATH=$PWD
@@ -33,5 +35,12 @@ else
 fi
 
 for dtype in float32 bfloat16; do
-  "$PYTHON" benchmarks/ops.py --device cuda --dtype "$dtype" --repeats 15 --output "${prefix}_$dtype.json"
+  "$PYTHON" benchmarks/ops.py --device cuda --dtype "$dtype" --repeats 15 --output "$results/${date}_ops_${gpu}_$dtype.json"
+done
+
+# As the public records are measured; compiled or not, only our side changes.
+for compiled in False True; do
+  "$PYTHON" benchmarks/train_step.py --device cuda --dtype bfloat16 --detectors retinanet --size 800x1333 \
+    --batch "${BATCH:-16}" --warmup 5 --steps 5 --repeats 10 --opts SOLVER.COMPILE "$compiled" \
+    --output "$results/${date}_train_step_${gpu}_compile_$compiled.json"
 done

@@ -72,7 +72,7 @@ def evaluate(cfg: CfgNode) -> Metrics:
         model = build_detector(cfg)
         weight = engine.weight_to_evaluate(cfg.MODEL.WEIGHT, cfg.OUTPUT_DIR)
         load_weights(model, engine.load_file(weight), weight, complete=True)
-        return _evaluate_sets(cfg, model.to(process.device), process)
+        return _evaluate_sets(cfg, engine.place(model, process.device, cfg.DTYPE), process)
 
 
 @contextlib.contextmanager
@@ -153,7 +153,8 @@ def _start(
             )
     if cfg.MODEL.USE_SYNCBN and process.world_size > 1:
         synchronise_batch_norm(model)
-    model.to(process.device)
+    engine.place(model, process.device, cfg.DTYPE)
+    engine.compile_parts(model, supervision.COMPILED_PARTS if cfg.SOLVER.COMPILE else ())
     optimizer = engine.build_optimizer(cfg, model)
     scheduler = engine.build_scheduler(cfg, optimizer, recipe.extra_iters)
     scaler = engine.make_scaler(cfg.DTYPE, process.device)

@@ -147,12 +147,30 @@ def _check_body(cfg: CfgNode) -> None:
     ):
         # Some round the sizes of their maps down where the label encoder rounds up.
         raise ConfigError("timm bodies need DATALOADER.SIZE_DIVISIBILITY 32 or a multiple of it")
+    _check_checkpointing(cfg)
     if cfg.MODEL.USE_SYNCBN and (
         not cfg.MODEL.RESNETS.TRANS_FUNC.endswith("WithBatchNorm") or cfg.MODEL.DEVICE == "cpu"
     ):
         raise ConfigError(
             "MODEL.USE_SYNCBN synchronises trained batch normalisation between GPUs: it needs "
             "MODEL.RESNETS.TRANS_FUNC and STEM_FUNC …WithBatchNorm and MODEL.DEVICE cuda"
+        )
+
+
+def _check_checkpointing(cfg: CfgNode) -> None:
+    if not cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING:
+        return
+    body, norm = cfg.MODEL.BACKBONE.CONV_BODY, cfg.MODEL.RESNETS.TRANS_FUNC
+    if body.startswith("timm/"):
+        raise ConfigError(
+            "MODEL.BACKBONE.ACTIVATION_CHECKPOINTING is for the R-… bodies; MODEL.BACKBONE.CONV_BODY is "
+            f"{body!r}"
+        )
+    if norm.endswith("WithBatchNorm"):
+        raise ConfigError(
+            "MODEL.BACKBONE.ACTIVATION_CHECKPOINTING runs the body's forward pass twice, which would count "
+            f"every batch twice in the statistics of MODEL.RESNETS.TRANS_FUNC {norm}; choose "
+            "BottleneckWithFixedBatchNorm or BottleneckWithGN"
         )
 
 

@@ -76,7 +76,15 @@ def _model() -> CN:
             NUM_CLASSES=0,
         )
     )
-    model.BACKBONE = CN(dict(CONV_BODY="R-50-C4", FREEZE_CONV_BODY_AT=2, USE_GN=False))
+    model.BACKBONE = CN(
+        dict(
+            CONV_BODY="R-50-C4",
+            FREEZE_CONV_BODY_AT=2,
+            USE_GN=False,
+            # New: the body keeps few activations and computes them anew in the backward pass: less memory.
+            ACTIVATION_CHECKPOINTING=False,
+        )
+    )
     # New: keyword arguments for timm.create_model when CONV_BODY is "timm/<name>-FPN…".
     model.TIMM = CN()
     model.TIMM.KWARGS = CN(new_allowed=True)
@@ -331,6 +339,8 @@ def _solver() -> CN:
             OPTIMIZER="SGD",  # New: SGD or AdamW.
             LR_SCHEDULE="multistep",  # New: multistep (STEPS, GAMMA) or cosine (to 0 at the last iteration).
             LOG_PERIOD=20,  # New: iterations between console lines.
+            # New: torch.compile body, pyramid, towers, adapter and label encoder for training.
+            COMPILE=False,
         )
     )
     # New: "norm" limits the gradient norm over all parameters, "value" each number.

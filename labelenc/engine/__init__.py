@@ -13,6 +13,7 @@ from labelenc.engine.distributed import (
     setup_distributed,
 )
 from labelenc.engine.download import DownloadError, fetch_weight
+from labelenc.engine.execution import compile_parts, place
 from labelenc.engine.files import CheckpointError, load_file, replace_file, save_atomic
 from labelenc.engine.inference import run_inference
 from labelenc.engine.logging import MetricsWriter, setup_logging
@@ -41,11 +42,13 @@ __all__ = [
     "build_scheduler",
     "build_settings",
     "close_distributed",
+    "compile_parts",
     "fetch_weight",
     "is_main",
     "load_file",
     "make_scaler",
     "on_main",
+    "place",
     "reduce_mean",
     "replace_file",
     "run_inference",

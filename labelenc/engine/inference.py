@@ -11,6 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from labelenc.engine.distributed import Process, broadcast_batch_norm, broadcast_object, gather_objects
+from labelenc.engine.execution import eager
 from labelenc.engine.prefetch import prefetched
 from labelenc.structures import Batch, BoxList
 
@@ -44,7 +45,7 @@ def run_inference(
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), eager():
             hidden = process.rank != 0 or not sys.stderr.isatty()
             progress = tqdm(loader, desc=description, disable=hidden, leave=False)
             for batch in prefetched(iter(progress), process.device):

@@ -13,9 +13,9 @@ def build_adapter(channels: int) -> nn.Sequential:
     """Three 3x3 convolutions with ReLU between, shared by all levels; training only."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(channels, channels, 3, padding=1),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(channels, channels, 3, padding=1),
     )
 

@@ -50,7 +50,8 @@ def build_body(cfg: CfgNode) -> ResNet | TimmBody:
         deformable_groups=resnets.DEFORMABLE_GROUPS,
         zero_init_offsets=resnets.ZERO_INIT_OFFSETS,
     )
-    return ResNet(settings, _norm_factory(cfg, suffix), freeze_at)
+    checkpointing = cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING
+    return ResNet(settings, _norm_factory(cfg, suffix), freeze_at, checkpointing)
 
 
 def norm_suffix(cfg: CfgNode) -> str:

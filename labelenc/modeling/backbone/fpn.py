@@ -73,7 +73,7 @@ class FPN(nn.Module):
         for index in reversed(self.levels):
             lateral = self.get_submodule(f"fpn_inner{index + 1}")(features[index])
             if merged is not None:
-                lateral = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
+                lateral = F.interpolate(merged, size=lateral.shape[-2:], mode="nearest").add_(lateral)
             merged = lateral
             outputs.insert(0, self.get_submodule(f"fpn_layer{index + 1}")(merged))
         if self.top_blocks is not None:

@@ -8,13 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from labelenc.modeling.backbone.deform import DeformableConv
-from labelenc.modeling.backbone.norm import NormFactory
+from labelenc.modeling.backbone.norm import NormFactory, conv_norm
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# A whole stage of R-50, but not the 36 blocks of R-152's third at once.
+BLOCKS_PER_CHECKPOINT = 6
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,18 @@ def deformable_conv(channels: int, stride: int, settings: ResNetSettings) -> Def
     return layer
 
 
-def shortcut(in_channels: int, out_channels: int, stride: int, norm: NormFactory) -> nn.Sequential | None:
+class Projection(nn.Sequential):
+    """A strided 1x1 convolution and its normalisation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_norm(self[0], self[1], x)
+
+
+def shortcut(in_channels: int, out_channels: int, stride: int, norm: NormFactory) -> Projection | None:
     """The projection of a residual block, or None where the identity fits."""
     if in_channels == out_channels and stride == 1:
         return None
-    return nn.Sequential(conv(in_channels, out_channels, 1, stride), norm(out_channels))
+    return Projection(conv(in_channels, out_channels, 1, stride), norm(out_channels))
 
 
 class Stem(nn.Module):
@@ -80,7 +91,7 @@ class Stem(nn.Module):
         self.bn1 = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(F.relu_(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
+        return F.max_pool2d(F.relu_(conv_norm(self.conv1, self.bn1, x)), 3, stride=2, padding=1)
 
 
 class BasicBlock(nn.Module):
@@ -97,9 +108,9 @@ class BasicBlock(nn.Module):
         self.bn2 = norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return F.relu_(out + (x if self.downsample is None else self.downsample(x)))
+        out = F.relu_(conv_norm(self.conv1, self.bn1, x))
+        out = conv_norm(self.conv2, self.bn2, out)
+        return F.relu_(out.add_(x if self.downsample is None else self.downsample(x)))
 
 
 class Bottleneck(nn.Module):
@@ -132,10 +143,10 @@ class Bottleneck(nn.Module):
         self.bn3 = norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(self.bn1(self.conv1(x)))
-        out = F.relu_(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return F.relu_(out + (x if self.downsample is None else self.downsample(x)))
+        out = F.relu_(conv_norm(self.conv1, self.bn1, x))
+        out = F.relu_(conv_norm(self.conv2, self.bn2, out))
+        out = conv_norm(self.conv3, self.bn3, out)
+        return F.relu_(out.add_(x if self.downsample is None else self.downsample(x)))
 
 
 class ResNet(nn.Module):
@@ -145,13 +156,19 @@ class ResNet(nn.Module):
         settings: sizes.
         norm: makes the normalisation of a number of channels.
         freeze_at: the stem (1) and that many stages less one get no gradient; 0 or less freezes nothing.
+        checkpointing: keep only the inputs of every few blocks for the backward pass, which computes the
+            rest anew (Chen et al. 2016, arXiv 1604.06174); same numbers, less memory, a longer step. Layers
+            that change in their forward pass, such as trained batch normalisation, would change twice.
 
     Raises:
         ValueError: deformable convolutions in R-18 or R-34.
     """
 
-    def __init__(self, settings: ResNetSettings, norm: NormFactory, freeze_at: int) -> None:
+    def __init__(
+        self, settings: ResNetSettings, norm: NormFactory, freeze_at: int, checkpointing: bool = False
+    ) -> None:
         super().__init__()
+        self.first_checkpointed = max(freeze_at, 1) if checkpointing else None
         block = BasicBlock if settings.depth in (18, 34) else Bottleneck
         if block is BasicBlock and any(settings.stage_with_dcn):
             raise ValueError(f"R-{settings.depth} has no bottlenecks to put deformable convolutions in")
@@ -178,7 +195,18 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.stem(x)
         levels = []
-        for layer in self.stages():
-            x = layer(x)
+        for stage, layer in enumerate(self.stages(), start=1):
+            # What is frozen keeps nothing for the backward pass anyway.
+            kept = self.first_checkpointed is None or stage < self.first_checkpointed
+            x = layer(x) if kept or not torch.is_grad_enabled() else _checkpointed(layer, x)
             levels.append(x)
         return levels
+
+
+def _checkpointed(layer: nn.Module, x: Tensor) -> Tensor:
+    blocks = list(layer.children())
+    for start in range(0, len(blocks), BLOCKS_PER_CHECKPOINT):
+        part = nn.Sequential(*blocks[start : start + BLOCKS_PER_CHECKPOINT])
+        # Nothing in a body draws random numbers.
+        x = checkpoint(part, x, use_reentrant=False, preserve_rng_state=False)
+    return x
