@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from yacs.config import CfgNode
 
 from labelenc.config import ConfigError, resolve_dataset
-from labelenc.data import voc
+from labelenc.data import voc, workers
 from labelenc.data.annotations import STOPS, Annotations, DataError, Problem
 from labelenc.data.check import check_set
 from labelenc.data.coco import CocoDataset, ConcatenatedDataset, Sample
@@ -219,13 +219,14 @@ def collate(samples: Sequence[Sample | DataError], size_divisibility: int) -> Ba
         if isinstance(sample, DataError):
             return sample
     rescaled = zip(*(sample.rescaled or [] for sample in good), strict=True)
-    return Batch(
+    batch = Batch(
         images=ImageBatch.from_tensors([sample.image for sample in good], size_divisibility),
         targets=[sample.target for sample in good],
         image_ids=[sample.image_id for sample in good],
         original_sizes=[sample.original_size for sample in good],
         rescaled=[ImageBatch.from_tensors(same_size, size_divisibility) for same_size in rescaled] or None,
     )
+    return workers.shared_in_worker(batch)
 
 
 class _Loader(DataLoader):
@@ -241,6 +242,7 @@ class _Loader(DataLoader):
 
 
 def _init_worker(_worker: int) -> None:
+    workers.shield_worker()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -253,6 +255,7 @@ def _loader(cfg: CfgNode, dataset: Dataset[Sample], sampler: Sampler) -> _Loader
         collate_fn=functools.partial(collate, size_divisibility=cfg.DATALOADER.SIZE_DIVISIBILITY),
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
         worker_init_fn=_init_worker,
+        timeout=workers.TIMEOUT if cfg.DATALOADER.NUM_WORKERS else 0,
         # Its own generator: the loader's draw for its workers would otherwise move the global random state.
         generator=torch.Generator().manual_seed(0),
     )

@@ -12,17 +12,21 @@ from labelenc.engine.distributed import (
     setup_distributed,
 )
 from labelenc.engine.download import DownloadError, fetch_weight
+from labelenc.engine.faults import FaultError, explained_faults
 from labelenc.engine.files import CheckpointError, load_file, replace_file, save_atomic
 from labelenc.engine.inference import run_inference
 from labelenc.engine.logging import MetricsWriter, setup_logging
 from labelenc.engine.loop import LoopSettings, TrainingError, make_scaler, train
 from labelenc.engine.optim import GradientClip, build_clip, build_optimizer, build_scheduler
+from labelenc.engine.signals import Interrupted
 
 __all__ = [
     "CheckpointError",
     "Checkpointer",
     "DownloadError",
+    "FaultError",
     "GradientClip",
+    "Interrupted",
     "LoopSettings",
     "MetricsWriter",
     "ParallelModel",
@@ -34,6 +38,7 @@ __all__ = [
     "build_optimizer",
     "build_scheduler",
     "close_distributed",
+    "explained_faults",
     "fetch_weight",
     "is_main",
     "load_file",

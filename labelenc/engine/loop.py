@@ -19,6 +19,7 @@ from labelenc.engine.checkpoint import Checkpointer, TrainingState, preserved_ra
 from labelenc.engine.distributed import Process, all_gather_objects, broadcast_object, reduce_mean
 from labelenc.engine.logging import MetricsWriter
 from labelenc.engine.optim import GradientClip, clip_gradients
+from labelenc.engine.signals import StopRequest, stop_requests
 from labelenc.structures import Batch
 
 logger = logging.getLogger(__name__)
@@ -96,10 +97,26 @@ def train(
 
     Raises:
         TrainingError: a loss or a weight is not finite, or the loader ends early; older checkpoints stay.
+        Interrupted: on every process, after a checkpoint, if SIGINT or SIGTERM came to one of them.
     """
     if state.iteration >= settings.max_iter:
         _report_finished(state, settings, checkpointer)
         return None
+    with stop_requests() as request:
+        return _train(state, losses, loader, settings, process, checkpointer, writer, evaluate, request)
+
+
+def _train(
+    state: TrainingState,
+    losses: Losses,
+    loader: Iterable[Batch],
+    settings: LoopSettings,
+    process: Process,
+    checkpointer: Checkpointer,
+    writer: MetricsWriter,
+    evaluate: Evaluate | None,
+    request: StopRequest,
+) -> Mapping[str, Any] | None:
     metrics = None
     state.model.train()
     # Iterators of data loaders draw a random number, which a resumed run would draw at another place.
@@ -110,14 +127,19 @@ def train(
         batch = _next_batch(batches, k, settings.max_iter)
         data_time = time.perf_counter() - started
         lr = state.optimizer.param_groups[0]["lr"]
-        values = _update(state, losses, batch, k, settings, process, checkpointer)
+        values = _update(state, losses, batch, k, settings, process, checkpointer, request)
         state.iteration = done = k + 1
         writer.update(done, values, lr, time.perf_counter() - started, data_time)
         metrics = None
         if evaluate is not None and _is_evaluated(done, settings):
+            if request.granted:
+                # Whoever asked may not wait for the evaluation.
+                _save(f"model_{done:07d}", state, checkpointer)
             metrics = _evaluate(state, evaluate, settings, checkpointer, writer)
-        if settings.checkpoint_period and done % settings.checkpoint_period == 0:
+        if request.granted or (settings.checkpoint_period and done % settings.checkpoint_period == 0):
             _save(f"model_{done:07d}", state, checkpointer)
+        if request.granted:
+            raise request.interruption(done, settings.max_iter, checkpointer.last_path())
     _save(FINAL, state, checkpointer)
     return metrics
 
@@ -158,16 +180,18 @@ def _update(
     settings: LoopSettings,
     process: Process,
     checkpointer: Checkpointer,
+    request: StopRequest,
 ) -> dict[str, float]:
     device, dtype = process.device, DTYPES[settings.dtype]
     batch = batch.to(device, non_blocking=True)
     with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
         parts = dict(losses(batch, k))
     total = torch.stack([value.float() for value in parts.values()]).sum()
-    read_means = _start_reading(reduce_mean(parts))
+    read_means = _start_reading(reduce_mean({**parts, **request.vote(device)}))
     (total if state.scaler is None else state.scaler.scale(total)).backward()
     # Read only now, so that a GPU is busy with the backward pass meanwhile; nothing is updated yet.
     means = read_means()
+    request.count(means)
     if not all(math.isfinite(value) for value in means.values()):
         _stop(parts, means, batch, k, checkpointer)
     _step(state, settings.clip)
