@@ -30,7 +30,8 @@ def _module(path: Path, name: str) -> ModuleType:
 
 
 # Fixtures of the neighbours.
-tiny_root = _module(ROOT / "tests/pipeline/conftest.py", "pipeline_fixtures").tiny_root
+pipeline_fixtures = _module(ROOT / "tests/pipeline/conftest.py", "pipeline_fixtures")
+tiny_root, tiny_cfg = pipeline_fixtures.tiny_root, pipeline_fixtures.tiny_cfg
 tiny = _module(ROOT / "tests/engine/conftest.py", "engine_fixtures").tiny
 
 

@@ -24,7 +24,7 @@ from labelenc.errors import readable_errors
 from labelenc.structures import Batch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
-import tiny  # noqa: E402
+import tiny
 
 ITERATIONS = 24
 

@@ -61,8 +61,8 @@ def test_state_is_safe_before_a_due_evaluation(tiny, tmp_path) -> None:
         seen.append((tmp_path / "last_checkpoint").read_text())
         return {"eval/AP": 0.5}
 
+    losses = signalling(tiny, 6, signal.SIGTERM)
     with pytest.raises(Interrupted):
-        losses = signalling(tiny, 6, signal.SIGTERM)
         tiny.run(tmp_path, 12, losses=losses, evaluate=evaluate, eval_period=6)
     assert seen == ["model_0000006.pth"]
     saved = torch.load(tmp_path / "model_0000006.pth", weights_only=True)

@@ -14,6 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools/train_net.py"
 
 
+needs_workers = pytest.mark.skipif(
+    (os.cpu_count() or 1) < 2, reason="with one core there may be no data workers"
+)
+
+
 @pytest.fixture(scope="module")
 def train(start, tiny_root):
     """train(folder, *options, …) -> the tool, started, with two data workers."""
@@ -57,6 +62,7 @@ def test_killed_then_asked_to_stop_twice(
     assert_same_run(undisturbed, tmp_path)
 
 
+@needs_workers
 def test_killed_worker_is_explained(train, tmp_path, waiting, count_rows) -> None:
     program = train(tmp_path, "SOLVER.MAX_ITER", 10000)
     waiting(lambda: count_rows(tmp_path) >= 4, "a checkpoint")
@@ -68,6 +74,7 @@ def test_killed_worker_is_explained(train, tmp_path, waiting, count_rows) -> Non
     waiting(lambda: not program.others(), "the other worker's end", 10)
 
 
+@needs_workers
 def test_missing_shared_memory_is_explained(train, tmp_path) -> None:
     """Files in shared memory obey the same limit as others."""
     program = train(
