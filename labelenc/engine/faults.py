@@ -16,7 +16,7 @@ from labelenc.engine.distributed import Process
 
 # How PyTorch's loader and its collectives begin or contain what they say.
 _WORKER_LOST = re.compile(r"DataLoader (worker \(pid|timed out)|unable to .*</torch_")
-_CONNECTION_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer")
+_CONNECTION_LOST = re.compile(r"gloo/transport|NCCL error|Connection (closed|reset) by peer")
 # A process closes its connections a moment before it counts as ended.
 _PATIENCE = 2.0
 _STATES = {"Z": "has ended", "X": "has ended", "T": "is stopped", "t": "is stopped"}
@@ -35,7 +35,10 @@ def explained_faults(process: Process) -> Iterator[None]:
     except RuntimeError as error:
         if _WORKER_LOST.search(str(error)):
             raise FaultError(_worker_message(error)) from error
-        if isinstance(error, dist.DistError) or _CONNECTION_LOST.search(str(error)):
+        # Gloo has no type of its own.
+        if isinstance(error, dist.DistError) or (
+            type(error) is RuntimeError and _CONNECTION_LOST.search(str(error))
+        ):
             raise FaultError(_connection_message(error, process)) from error
         raise
 
