@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import sys
 from collections.abc import Iterator
 
 from labelenc.config import ConfigError
 from labelenc.data import DataError
-from labelenc.engine import CheckpointError, TrainingError
+from labelenc.engine import CheckpointError, FaultError, Interrupted, TrainingError
 from labelenc.evaluation import EvaluationError
 from labelenc.modeling.backbone.pretrained import WeightsError
 from labelenc.supervision import HandoverError
@@ -18,6 +20,7 @@ USER_ERRORS = (
     ConfigError,
     DataError,
     EvaluationError,
+    FaultError,
     HandoverError,
     TrainingError,
     WeightsError,
@@ -26,9 +29,18 @@ USER_ERRORS = (
 
 @contextlib.contextmanager
 def readable_errors() -> Iterator[None]:
-    """End the program with one message, not a traceback, where the user can mend the cause."""
+    """End the program with one message, not a traceback, where the user can mend the cause or asked for it.
+
+    The exit status is 1 after an error, and 128 + the number of the signal that asked the program to end.
+    """
     try:
         yield
+    except Interrupted as stop:
+        # Logged already.
+        raise SystemExit(128 + stop.signum) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except USER_ERRORS as error:
         where = f"process {os.environ['RANK']}: " if os.environ.get("RANK", "0") != "0" else ""
         raise SystemExit(f"error: {where}{error}") from None

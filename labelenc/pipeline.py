@@ -79,7 +79,8 @@ def evaluate(cfg: CfgNode) -> Metrics:
 def _process(cfg: CfgNode) -> Iterator[Process]:
     process = engine.setup_distributed(cfg.MODEL.DEVICE)
     engine.setup_logging(cfg.OUTPUT_DIR, process.rank)
-    yield process
+    with engine.explained_faults(process):
+        yield process
     # Not after an error: closing may wait for processes that wait for this one.
     engine.close_distributed()
 

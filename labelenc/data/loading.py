@@ -13,6 +13,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from labelenc.data import workers
 from labelenc.data.annotations import DataError
 from labelenc.data.coco import Sample
 from labelenc.data.samplers import Draw
@@ -43,13 +44,14 @@ def collate(samples: Sequence[Sample | DataError], size_divisibility: int) -> Ba
         if isinstance(sample, DataError):
             return sample
     rescaled = zip(*(sample.rescaled or [] for sample in good), strict=True)
-    return Batch(
+    batch = Batch(
         images=ImageBatch.from_tensors([sample.image for sample in good], size_divisibility),
         targets=[sample.target for sample in good],
         image_ids=[sample.image_id for sample in good],
         original_sizes=[sample.original_size for sample in good],
         rescaled=[ImageBatch.from_tensors(same_size, size_divisibility) for same_size in rescaled] or None,
     )
+    return workers.shared_in_worker(batch)
 
 
 class _Loader(DataLoader):
@@ -65,6 +67,7 @@ class _Loader(DataLoader):
 
 
 def _init_worker(_worker: int) -> None:
+    workers.shield_worker()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     # Garbage collections write to every object they look at, which would copy the parent's memory.
@@ -90,6 +93,7 @@ def make_loader(
         collate_fn=functools.partial(collate, size_divisibility=size_divisibility),
         pin_memory=pin_memory,
         worker_init_fn=_init_worker,
+        timeout=workers.TIMEOUT if num_workers else 0,
         # Its own generator: the loader's draw for its workers would otherwise move the global random state.
         generator=torch.Generator().manual_seed(0),
     )

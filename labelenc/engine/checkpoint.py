@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,13 +27,19 @@ from torch.optim.lr_scheduler import LRScheduler
 from labelenc.engine.average import WeightAverage
 from labelenc.engine.distributed import (
     all_gather_objects,
-    broadcast_object,
     get_rank,
     get_world_size,
     is_main,
     on_main,
 )
-from labelenc.engine.files import CheckpointError, load_file, replace_file, save_atomic
+from labelenc.engine.files import (
+    CheckpointError,
+    check_file,
+    load_file,
+    peek_file,
+    replace_file,
+    save_atomic,
+)
 from labelenc.engine.optim import restore_optimizer
 
 logger = logging.getLogger(__name__)
@@ -136,29 +144,29 @@ class Checkpointer:
         if not marker.is_file():
             return None
         # Older programs wrote the full path; the directory may have moved since.
-        name = Path(marker.read_text(encoding="utf-8", errors="replace").strip()).name
-        return self.output_dir / name if name else None
+        name = Path(marker.read_text(encoding="utf-8", errors="replace").strip("\0 \n")).name
+        # An empty marker tells that there was a checkpoint, if not which.
+        return self.output_dir / (name or LAST_CHECKPOINT)
 
     def load_latest(self, state: TrainingState) -> int | None:
         """Restore ``state`` in place and this process's random states from the newest checkpoint.
+
+        Where that is missing or damaged, the next newest that is whole takes its place, with a warning.
 
         Returns:
             The number of updates done, or None if the directory holds no checkpoint to resume from.
 
         Raises:
-            CheckpointError: the file is missing, damaged, of another kind of run, or of another model.
+            CheckpointError: no file is whole, or it is of another kind of run or of another model.
         """
         if is_main():
             for leftover in self.output_dir.glob("*.pth.tmp"):
                 leftover.unlink()
-        path = broadcast_object(self.last_path())
+        path = on_main(self._choose)
         if path is None:
             self._warn_of_orphans()
             return None
-        try:
-            content = load_file(path)
-        except CheckpointError as error:
-            raise CheckpointError(f"cannot resume: {error} {self._remedy(path)}") from error
+        content = load_file(path)
         self._check(content, path)
         try:
             self._restore(content, state)
@@ -234,12 +242,47 @@ class Checkpointer:
     def _checkpoints(self) -> list[str]:
         return sorted(path.name for path in self.output_dir.glob("model_*.pth"))
 
-    def _remedy(self, path: Path) -> str:
-        others = [name for name in self._checkpoints() if name != path.name]
-        marker = self.output_dir / LAST_CHECKPOINT
-        if not others:
-            return f"{self.output_dir} has no other checkpoint: remove {marker} to start from the beginning."
-        return f"To resume from another one, write its name into {marker}: {', '.join(others)}."
+    def _choose(self) -> Path | None:
+        """The checkpoint to resume from: the last one or, if that is damaged, the newest that is whole."""
+        last = self.last_path()
+        if last is None:
+            return None
+        found = _damage(last)
+        if found is None:
+            return last
+        logger.warning("cannot resume from the last checkpoint: %s", found)
+        for iteration, path in self._others(last):
+            damage = _damage(path)
+            if damage is None:
+                logger.warning("falling back to %s, of iteration %d", path, iteration)
+                return path
+            logger.warning("cannot fall back: %s", damage)
+        raise CheckpointError(
+            f"cannot resume: {found} {self.output_dir} has no other checkpoint that is whole. Copy one "
+            f"there, or remove {self.output_dir / LAST_CHECKPOINT} to start from the beginning."
+        )
+
+    def _others(self, last: Path) -> list[tuple[int, Path]]:
+        """(iteration, file) of all training checkpoints of this kind except ``last``, newest first."""
+        named = re.fullmatch(r"model_(\d+)\.pth", last.name)
+        # Later ones are leftovers of an earlier run, which this one has not overwritten yet.
+        limit = int(named[1]) if named else math.inf
+        found = []
+        for path in self.output_dir.glob("model_*.pth"):
+            with contextlib.suppress(CheckpointError):
+                content = peek_file(path) if path != last else {}
+                if content.keys() >= set(_KEYS) and content["kind"] == self.kind:
+                    found.append((content["iteration"], path))
+        return sorted((entry for entry in found if entry[0] <= limit), reverse=True)
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with the file of a checkpoint; None if it is whole."""
+    try:
+        check_file(path)
+    except CheckpointError as error:
+        return str(error)
+    return None
 
 
 def _restore_average(average: WeightAverage, saved: dict[str, Tensor] | None) -> None:

@@ -9,9 +9,11 @@ import contextlib
 import gc
 import inspect
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,13 +36,25 @@ _BUFFER_OPTION = (
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Where a process runs: a name of the machine and, in it, the process id."""
+
+    machine: str
+    pid: int
+
+
+@dataclass(frozen=True)
 class Process:
-    """This process: ``rank`` of ``world_size``, ``local_rank`` on its machine, and its device."""
+    """This process: ``rank`` of ``world_size``, ``local_rank`` on its machine, and its device.
+
+    ``peers`` are all processes, this one included, by rank; empty without a process group.
+    """
 
     rank: int
     world_size: int
     local_rank: int
     device: torch.device
+    peers: tuple[Peer, ...] = ()
 
 
 def setup_distributed(device: str) -> Process:
@@ -70,7 +84,16 @@ def setup_distributed(device: str) -> Process:
         # Python objects then travel through host memory even on GPU machines.
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT)
-    return Process(rank, world_size, local_rank, chosen)
+    peers = tuple(all_gather_objects(_this_peer())) if world_size > 1 else ()
+    return Process(rank, world_size, local_rank, chosen, peers)
+
+
+def _this_peer() -> Peer:
+    machine = socket.gethostname()
+    # Containers count their processes each by itself, and may have one host name.
+    with contextlib.suppress(OSError):
+        machine += f" {Path('/proc/self/ns/pid').readlink()}"
+    return Peer(machine, os.getpid())
 
 
 def _choose_device(device: str, local_rank: int, world_size: int) -> torch.device:

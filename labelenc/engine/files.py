@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -41,14 +42,20 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    # torch.save reports a full disk as RuntimeError.
+    # torch.save turns the error of a full disk into a RuntimeError that doesn't tell of it.
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"cannot write {path}: {error}. Check free space and permissions, then start again: "
-            "the run resumes from its last checkpoint."
-        ) from error
+        raise CheckpointError(unwritable(path, error)) from error
+
+
+def unwritable(path: Path, error: BaseException) -> str:
+    """The message that ``path`` could not be written, with the system's reason."""
+    reason = error.__context__ if isinstance(error.__context__, OSError) else error
+    return (
+        f"cannot write {path}: {reason}. Check free space and permissions, then start again: "
+        "the run resumes from its last checkpoint."
+    )
 
 
 def load_file(path: str | Path) -> dict[str, Any]:
@@ -62,17 +69,47 @@ def load_file(path: str | Path) -> dict[str, Any]:
         CheckpointError: the file is missing, truncated, no checkpoint, or holds something else than data.
     """
     path = Path(path)
+    return _checked(path, lambda: _read(path))
+
+
+def _checked(path: Path, read: Callable[[], Any]) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}; check the path.")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again.")
     try:
-        content = _read(path)
+        content = read()
     # Damaged files raise nearly anything.
     except Exception as error:
         raise CheckpointError(f"{path} {_reading_failure(error)}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights.")
+    return content
+
+
+def peek_file(path: Path) -> dict[str, Any]:
+    """What `load_file` gives for a file of ``torch.save``; tensors stay on the disk until they are used."""
+    return _checked(path, lambda: _peek(path))
+
+
+def check_file(path: Path) -> None:
+    """Raise CheckpointError unless ``path`` is a whole file of ``torch.save`` that `load_file` would read.
+
+    The check sums in the file are compared, too, which PyTorch doesn't do.
+    """
+    _checked(path, lambda: _compared_with_sums(path))
+
+
+def _peek(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _compared_with_sums(path: Path) -> Any:
+    content = _peek(path)
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the check sum of {damaged} is wrong")
     return content
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from statistics import mean, median
@@ -17,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from labelenc.config import ConfigError
-from labelenc.engine.files import replace_file
+from labelenc.engine.files import CheckpointError, replace_file, unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,14 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stdout)
         sys.stdout.flush()
+
+
+class _FileHandler(logging.FileHandler):
+    """On a full disk, says so once instead of printing a traceback for every message."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self.setLevel(logging.CRITICAL + 1)
+        logger.error("cannot write %s any more: %s", self.baseFilename, sys.exc_info()[1])
 
 
 def setup_logging(output_dir: str | Path | None, rank: int = 0) -> None:
@@ -52,7 +61,7 @@ def setup_logging(output_dir: str | Path | None, rank: int = 0) -> None:
         name = "log.txt" if rank == 0 else f"log_rank{rank}.txt"
         try:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-            file = logging.FileHandler(Path(output_dir) / name, encoding="utf-8")
+            file = _FileHandler(Path(output_dir) / name, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"OUTPUT_DIR {output_dir} cannot be written to: {error}") from error
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -120,7 +129,7 @@ class MetricsWriter:
         # Importing TensorBoard takes longer than some runs' first iteration; tools that only read need none.
         from torch.utils.tensorboard import SummaryWriter
 
-        path = Path(output_dir) / METRICS_FILE
+        self._path = path = Path(output_dir) / METRICS_FILE
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_file():
@@ -141,14 +150,25 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # Closing a file on a full disk fails again, which would hide the error.
+        with contextlib.suppress(*(CheckpointError,) if error is not None else ()):
+            self.close()
 
     def close(self) -> None:
         """Flush and close everything; may be called twice."""
         if self.enabled:
             self._bar.close()
-            self._board.close()
-            self._file.close()
+            with self._writing():
+                self._board.close()
+            with self._writing():
+                self._file.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(unwritable(self._path, error)) from error
 
     def update(
         self, iteration: int, losses: Mapping[str, float], lr: float, time: float, data_time: float
@@ -170,8 +190,9 @@ class MetricsWriter:
             self._windows[name].append(row[name])
         self._bar.update()
         if iteration % self._log_period == 0 or iteration == self._max_iter:
-            for name, value in row.items():
-                self._board.add_scalar(f"losses/{name}" if name in losses else name, value, iteration)
+            with self._writing():
+                for name, value in row.items():
+                    self._board.add_scalar(f"losses/{name}" if name in losses else name, value, iteration)
             self._speak(iteration, row, list(losses))
 
     def skipped(self, iteration: int) -> None:
@@ -185,13 +206,15 @@ class MetricsWriter:
         if not self.enabled:
             return
         self._write({"iteration": iteration, **metrics})
-        for name, value in metrics.items():
-            if isinstance(value, int | float):
-                self._board.add_scalar(name, value, iteration)
-        self._board.flush()
+        with self._writing():
+            for name, value in metrics.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(name, value, iteration)
+            self._board.flush()
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
+        with self._writing():
+            self._file.write(json.dumps(row) + "\n")
 
     def _speak(self, iteration: int, row: Mapping[str, float], losses: list[str]) -> None:
         left = timedelta(seconds=round(mean(self._windows["time"]) * (self._max_iter - iteration)))

@@ -20,6 +20,7 @@ from labelenc.engine.distributed import Process, broadcast_object
 from labelenc.engine.logging import MetricsWriter
 from labelenc.engine.prefetch import prefetched
 from labelenc.engine.settings import LoopSettings
+from labelenc.engine.signals import StopRequest, stop_requests
 from labelenc.engine.update import Losses, NoSync, TrainingError, update
 from labelenc.structures import Batch
 
@@ -76,10 +77,29 @@ def train(
     Raises:
         TrainingError: a loss (see `update`) or a weight is not finite, or the loader ends early; older
             checkpoints stay.
+        Interrupted: on every process, after a checkpoint, if SIGINT or SIGTERM came to one of them.
     """
     if state.iteration >= settings.max_iter:
         _report_finished(state, settings, checkpointer)
         return None
+    with stop_requests() as request:
+        return _train(
+            state, losses, loader, settings, process, checkpointer, writer, evaluate, no_sync, request
+        )
+
+
+def _train(
+    state: TrainingState,
+    losses: Losses,
+    loader: Iterable[Batch],
+    settings: LoopSettings,
+    process: Process,
+    checkpointer: Checkpointer,
+    writer: MetricsWriter,
+    evaluate: Evaluate | None,
+    no_sync: NoSync,
+    request: StopRequest,
+) -> Mapping[str, Any] | None:
     metrics = None
     state.model.train()
     # Iterators of data loaders draw a random number, which a resumed run would draw at another place.
@@ -90,7 +110,7 @@ def train(
         batches = [_next_batch(stream, k, settings.max_iter) for _ in range(settings.accumulation_steps)]
         data_time = time.perf_counter() - started
         lr = state.optimizer.param_groups[0]["lr"]
-        means = update(state, losses, batches, k, settings, process.device, checkpointer, no_sync)
+        means = update(state, losses, batches, k, settings, process.device, checkpointer, no_sync, request)
         state.iteration = done = k + 1
         if means is None:
             writer.skipped(done)
@@ -98,9 +118,14 @@ def train(
             writer.update(done, means, lr, time.perf_counter() - started, data_time)
         metrics = None
         if evaluate is not None and _is_evaluated(done, settings):
+            if request.granted:
+                # Whoever asked may not wait for the evaluation.
+                _save(f"model_{done:07d}", state, checkpointer)
             metrics = _evaluate(state, evaluate, settings, checkpointer, writer)
-        if settings.checkpoint_period and done % settings.checkpoint_period == 0:
+        if request.granted or (settings.checkpoint_period and done % settings.checkpoint_period == 0):
             _save(f"model_{done:07d}", state, checkpointer)
+        if request.granted:
+            raise request.interruption(done, settings.max_iter, checkpointer.last_path())
     _save(FINAL, state, checkpointer)
     return metrics
 

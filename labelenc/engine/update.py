@@ -16,6 +16,7 @@ from labelenc.engine.checkpoint import Checkpointer, TrainingState
 from labelenc.engine.distributed import all_gather_objects, reduce_mean
 from labelenc.engine.optim import GradientClip, clip_gradients
 from labelenc.engine.settings import DTYPES, LoopSettings
+from labelenc.engine.signals import StopRequest
 from labelenc.structures import Batch
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def update(
     device: torch.device,
     checkpointer: Checkpointer,
     no_sync: NoSync,
+    request: StopRequest,
 ) -> dict[str, float] | None:
     """Do update ``k`` of ``state`` with the mean of the losses of all micro-batches.
 
@@ -52,6 +54,7 @@ def update(
         batches: the micro-batches of this process, on ``device``.
         checkpointer: knows the last checkpoint, for messages.
         no_sync: gradients of forward passes inside this context stay with the process.
+        request: takes what the processes say about stopping.
 
     Returns:
         The losses averaged over micro-batches and processes, or None if the update was skipped because one
@@ -71,10 +74,12 @@ def update(
     names, values = _forward(losses, batches[-1], k, settings, device)
     found.append(values.detach())
     mean = torch.stack(found).mean(dim=0)
-    read_means = _start_reading(reduce_mean(dict(zip(names, mean.unbind(), strict=True))))
+    own = dict(zip(names, mean.unbind(), strict=True))
+    read_means = _start_reading(reduce_mean({**own, **request.vote(device)}))
     _backward(state, values, len(batches))
     # Read only now, so that a GPU is busy with the backward pass meanwhile; nothing is updated yet.
     means = read_means()
+    request.count(means)
     if all(math.isfinite(value) for value in means.values()):
         _step(state, settings.clip)
         return means

@@ -111,28 +111,102 @@ def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (_truncate, "damaged or no file of weights"),
-        (lambda path: path.write_bytes(b""), "is empty"),
-        (lambda path: path.write_text("<html>404 not found</html>"), "damaged or no file of weights"),
-        (lambda path: torch.save([1, 2], path), "holds a list"),
-        (lambda path: torch.save(nn.Linear(1, 1), path), "holds more than tensors"),
-        (lambda path: path.unlink(), "there is no checkpoint file"),
-    ],
-)
-def test_spoilt_file_is_named_with_those_left(tiny: ModuleType, tmp_path: Path, spoil, words: str) -> None:
-    _, checkpointer = saved(tiny, tmp_path, ("model_0000002", "model_0000004"))
-    path = tmp_path / "model_0000004.pth"
-    spoil(path)
+def _flip_a_weight(path: Path) -> None:
+    """Leaves a file that PyTorch loads without complaint."""
+    content = bytearray(path.read_bytes())
+    place = content.index(load_file(path)["model"]["body.0.weight"].numpy().tobytes())
+    content[place + 5] ^= 1
+    path.write_bytes(content)
+    load_file(path)
+
+
+SPOILT = [
+    (_truncate, "damaged or no file of weights"),
+    (_flip_a_weight, "check sum"),
+    (lambda path: path.write_bytes(b""), "is empty"),
+    (lambda path: path.write_text("<html>404 not found</html>"), "damaged or no file of weights"),
+    (lambda path: torch.save([1, 2], path), "holds a list"),
+    (lambda path: torch.save(nn.Linear(1, 1), path), "holds more than tensors"),
+    (lambda path: torch.save({"model": RunsCommand(f"touch {path}.ran")}, path), "holds more than tensors"),
+    (lambda path: path.unlink(), "there is no checkpoint file"),
+]
+
+
+def _write_many(tiny: ModuleType, folder: Path, iterations: dict[str, int], kind: str = "step1"):
+    """Checkpoints by name; the first weight of each is its iteration."""
+    state, checkpointer = tiny.make_state(), Checkpointer(folder, kind)
+    for name, iteration in iterations.items():
+        state.iteration = iteration
+        nn.init.constant_(state.model.head.bias, iteration)
+        checkpointer.save(name, state)
+    return checkpointer
+
+
+@pytest.mark.parametrize(("spoil", "words"), SPOILT)
+def test_spoilt_file_falls_back_aloud(
+    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil, words: str
+) -> None:
+    """To the highest iteration that is whole, whatever the files are called."""
+    names = {"model_0000002": 2, "model_best": 6, "model_0000004": 4, "model_0000008": 8, "model_0000010": 10}
+    checkpointer = _write_many(tiny, tmp_path, names)
+    spoil(tmp_path / "model_0000010.pth")
+    _truncate(tmp_path / "model_0000008.pth")
+    torch.save({"iteration": 9, "model": {}}, tmp_path / "model_other.pth")
+    state = tiny.make_state()
+    assert checkpointer.load_latest(state) == 6
+    assert float(state.model.head.bias[0].detach()) == 6
+    for part in (
+        words,
+        "model_0000010.pth",
+        f"falling back to {tmp_path / 'model_best.pth'}, of iteration 6",
+    ):
+        assert part in caplog.text
+    assert not [*tmp_path.glob("*.ran")]
+
+
+@pytest.mark.parametrize(("spoil", "words"), SPOILT)
+def test_without_a_whole_file_the_error_names_the_remedy(
+    tiny: ModuleType, tmp_path: Path, spoil, words: str
+) -> None:
+    checkpointer = _write_many(tiny, tmp_path, {"model_0000002": 2, "model_0000004": 4})
+    spoil(tmp_path / "model_0000004.pth")
+    _truncate(tmp_path / "model_0000002.pth")
     with pytest.raises(CheckpointError) as caught:
         checkpointer.load_latest(tiny.make_state())
-    for part in (words, str(path), "model_0000002.pth", "last_checkpoint"):
+    for part in (words, str(tmp_path / "model_0000004.pth"), "no other checkpoint", "remove"):
         assert part in str(caught.value)
     # The remedy works.
-    (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
-    assert checkpointer.load_latest(tiny.make_state()) == 4
+    (tmp_path / "last_checkpoint").unlink()
+    assert checkpointer.load_latest(tiny.make_state()) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"model_00000", b"\0\0\0\0", b"\xff\xfe\x00garbage"])
+def test_spoilt_marker_falls_back_aloud(
+    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    checkpointer = _write_many(tiny, tmp_path, {"model_0000004": 4, "model_0000008": 8})
+    (tmp_path / "last_checkpoint").write_bytes(content)
+    assert checkpointer.last_path() is not None
+    assert checkpointer.load_latest(tiny.make_state()) == 8
+    assert "falling back" in caplog.text
+
+
+def test_files_of_other_runs_are_no_way_back(tiny: ModuleType, tmp_path: Path) -> None:
+    """Neither those of another kind nor later ones, which a run before this one left behind."""
+    _write_many(tiny, tmp_path, {"model_0000003": 3}, kind="step2")
+    checkpointer = _write_many(tiny, tmp_path, {"model_0000020": 20, "model_0000002": 2, "model_0000004": 4})
+    _truncate(tmp_path / "model_0000004.pth")
+    assert checkpointer.load_latest(tiny.make_state()) == 2
+
+
+def test_sound_newest_file_is_the_only_one_read(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointer = _write_many(tiny, tmp_path, {f"model_{number:07d}": number for number in range(2, 9)})
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **options: (read.append(path), load(path, **options))[1])
+    assert checkpointer.load_latest(tiny.make_state()) == 8
+    assert set(read) == {tmp_path / "model_0000008.pth"}
 
 
 def test_folder_of_another_step_is_refused(tiny: ModuleType, tmp_path: Path) -> None:
