@@ -27,6 +27,7 @@ from labelenc.engine import (
     setup_distributed,
 )
 from labelenc.engine.optim import restore_optimizer
+from labelenc.engine.signals import StopRequest
 from labelenc.engine.update import update
 from labelenc.structures import Batch
 
@@ -164,7 +165,7 @@ def warm(tiny: ModuleType, tmp_path: Path, process: Process, request: pytest.Fix
     def next_update() -> dict[str, float] | None:
         found = update(
             state, losses, batches, state.iteration, settings, process.device,
-            Checkpointer(tmp_path, "baseline"), nullcontext,
+            Checkpointer(tmp_path, "baseline"), nullcontext, StopRequest(),
         )  # fmt: skip
         state.iteration += 1
         return found
