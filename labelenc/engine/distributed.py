@@ -83,9 +83,24 @@ def setup_distributed(device: str) -> Process:
             )
         # Python objects then travel through host memory even on GPU machines.
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        _join(backend)
     peers = tuple(all_gather_objects(_this_peer())) if world_size > 1 else ()
     return Process(rank, world_size, local_rank, chosen, peers)
+
+
+def _join(backend: str) -> None:
+    """Make the process group, whether for the first time or after ``torchrun --max-restarts``.
+
+    On one machine torchrun keeps its store over restarts. Processes would find the addresses of those that
+    ended there, and wait for them. So each attempt has keys of its own. (Restarts are counted per machine.)
+    """
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restarts == "0" or os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        return
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    store = dist.PrefixStore(f"attempt_{restarts}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
 
 
 def _this_peer() -> Peer:

@@ -16,7 +16,9 @@ from labelenc.engine.distributed import Process
 
 # How PyTorch's loader and its collectives begin or contain what they say.
 _WORKER_LOST = re.compile(r"DataLoader (worker \(pid|timed out)|unable to .*</torch_")
-_CONNECTION_LOST = re.compile(r"gloo/transport|NCCL error|Connection (closed|reset) by peer")
+_CONNECTION_LOST = re.compile(
+    r"gloo/transport|NCCL error|Connection (closed|reset) by peer|Application timeout caused pair closure"
+)
 # A process closes its connections a moment before it counts as ended.
 _PATIENCE = 2.0
 _STATES = {"Z": "has ended", "X": "has ended", "T": "is stopped", "t": "is stopped"}

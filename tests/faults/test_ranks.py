@@ -31,7 +31,7 @@ def test_survivor_names_the_stuck_after_the_timeout(start_pair, tmp_path) -> Non
     assert time.monotonic() - started > 4
     told = programs[0].told()
     assert f"process 1 (pid {programs[1].pid}) is stopped" in told
-    assert "Timed out" in told
+    assert "timed out" in told.lower() or "timeout" in told.lower()
     assert "Traceback" not in told
 
 
@@ -42,6 +42,7 @@ def test_torchrun_resumes_by_itself(start_pair, tmp_path, free_port, assert_same
     assert [program.wait() for program in programs] == [0, 0]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--max-restarts=1"]
     command += [f"--master_port={free_port()}", str(DRILL), str(tmp_path / "killed"), "--die-at", "10"]
+    command += ["--timeout", "60"]
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=200)
     told = done.stdout + done.stderr
