@@ -13,7 +13,6 @@ import logging
 import math
 import re
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from labelenc.engine.files import (
     save_atomic,
 )
 from labelenc.engine.optim import restore_optimizer
+from labelenc.engine.random_state import random_state, set_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -64,29 +64,6 @@ class TrainingState:
     iteration: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
     average: WeightAverage | None = None
-
-
-def random_state() -> dict[str, Any]:
-    """The state of torch's default generators: CPU and, once CUDA is in use, the current GPU."""
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` gave."""
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-@contextlib.contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Whatever runs inside leaves torch's default generators as they were."""
-    state = random_state()
-    try:
-        yield
-    finally:
-        set_random_state(state)
 
 
 class Checkpointer:

@@ -15,10 +15,11 @@ from torch import nn
 from torch.amp import GradScaler
 
 from labelenc.engine.average import average_in_use
-from labelenc.engine.checkpoint import Checkpointer, TrainingState, preserved_random_state
+from labelenc.engine.checkpoint import Checkpointer, TrainingState
 from labelenc.engine.distributed import Process, broadcast_object
 from labelenc.engine.logging import MetricsWriter
 from labelenc.engine.prefetch import prefetched
+from labelenc.engine.random_state import preserved_random_state
 from labelenc.engine.settings import LoopSettings
 from labelenc.engine.signals import StopRequest, stop_requests
 from labelenc.engine.update import Losses, NoSync, TrainingError, update
