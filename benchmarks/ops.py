@@ -7,56 +7,16 @@ Both sides alternate in one process. README.md in this folder says how to read t
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import gc
-import json
-import platform
-import statistics
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
-import torchvision
+from measure import compare, describe, options, start, write
 from op_cases import CASES, Case
 
-from labelenc.ops import library
-
-SECONDS_PER_SAMPLE = 0.005
 HEADER = (
     f"{'operation':<20}{'size':<32}{'passes':<18}{'ours ms':>9}{'other ms':>10}{'ratio':>8}"
     f"{'memory ms':>11}{'arithm. ms':>11}{'share':>7}"
 )
-
-
-def wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds(call: Callable[[], object], calls: int, device: str) -> float:
-    """Time of one call, from ``calls`` of them in a row."""
-    wait(device)
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    wait(device)
-    return (time.perf_counter() - start) / calls
-
-
-def compare(calls: list[Callable[[], object]], repeats: int, device: str) -> list[float]:
-    """Median seconds of each, taken in turn."""
-    number = []
-    for call in calls:
-        call()
-        number.append(max(1, int(SECONDS_PER_SAMPLE / max(seconds(call, 1, device), 1e-7))))
-    samples: list[list[float]] = [[] for _ in calls]
-    for _ in range(repeats):
-        for call, times, n in zip(calls, samples, number, strict=True):
-            times.append(seconds(call, n, device))
-    return [statistics.median(times) for times in samples]
 
 
 def machine_rates(device: str, dtype: torch.dtype, repeats: int) -> dict[str, float]:
@@ -111,57 +71,15 @@ def line(row: dict) -> str:
     )
 
 
-def processor() -> str:
-    path = Path("/proc/cpuinfo")
-    names = [s for s in path.read_text().split("\n") if s.startswith("model name")] if path.exists() else []
-    return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
-
-
-def describe(args: argparse.Namespace, rates: dict[str, float]) -> dict[str, object]:
-    build = library.build
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": " ".join(["python benchmarks/ops.py", *sys.argv[1:]]),
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else processor(),
-        "threads": args.threads,
-        "dtype": args.dtype,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "compiler": build.compiler if build else "operations not compiled",
-            "cuda_architectures": build.cuda_architectures if build else "",
-        },
-        "bytes_per_second": rates["bytes"],
-        "float32_operations_per_second": rates["vector"],
-        "matrix_operations_per_second": rates["matrix"],
-    }
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of both sides")
-    parser.add_argument("--repeats", type=int, default=9, help="samples per side, of which the median counts")
+def main() -> None:
+    parser = options(__doc__)
     parser.add_argument(
         "--only", nargs="+", default=list(CASES), choices=list(CASES), help="these operations"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="JSON file for the results")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    args = start(parser)
     dtype = getattr(torch, args.dtype)
+    about = describe(args)
     rates = machine_rates(args.device, dtype, args.repeats)
-    about = describe(args, rates)
-    print(f"{about['device']}, {args.threads} threads, {args.dtype}, {about['versions']}")
     print(
         f"copy {rates['bytes'] / 1e9:.1f} GB/s, float32 product {rates['vector'] / 1e9:.0f} GFLOP/s, "
         f"{args.dtype} product {rates['matrix'] / 1e9:.0f} GFLOP/s\n\n{HEADER}"
@@ -172,8 +90,12 @@ def main() -> None:
             rows.append(measure(case, rates, args.repeats, args.device))
             print(line(rows[-1]), flush=True)
         gc.collect()
-    if args.output is not None:
-        args.output.write_text(json.dumps({**about, "results": rows}, indent=1, ensure_ascii=False) + "\n")
+    speeds = {
+        "bytes_per_second": rates["bytes"],
+        "float32_operations_per_second": rates["vector"],
+        "matrix_operations_per_second": rates["matrix"],
+    }
+    write(args.output, {**about, **speeds, "results": rows})
 
 
 if __name__ == "__main__":
