@@ -153,6 +153,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return *found, *[None] * len(ctx.settings)
 
 
+def _stand_in(x: Tensor, *inputs: Any) -> Tensor:
+    out = reference.deform_conv2d(x, *inputs)
+    return out.contiguous(memory_format=deform_products.memory_format(x))
+
+
 def _backward_stand_in(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     x, _, mask, weight, bias = inputs[:5]
     with library.autograd_inside():
@@ -195,6 +200,7 @@ def _fake_backward(
 
 
 _KERNELS = ["deform_columns", "deform_columns_backward"]
-library.compose(SCHEMA, deform_products.forward, reference.deform_conv2d, _fake, _KERNELS)
+library.compose(SCHEMA, deform_products.forward, _stand_in, _fake, _KERNELS)
 library.compose(BACKWARD_SCHEMA, deform_products.backward, _backward_stand_in, _fake_backward, _KERNELS)
 torch.library.register_autograd("labelenc::deform_conv2d", _backward, setup_context=_setup_context)
+library.once_differentiable("deform_conv2d_backward", "deform_conv2d")

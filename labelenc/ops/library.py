@@ -129,6 +129,19 @@ def compose(schema: str, call: Callable, stand_in: Callable, fake: Callable, ker
     torch.library.register_fake(f"labelenc::{name}", fake, lib=_registrations)
 
 
+def once_differentiable(backward: str, public: str) -> None:
+    """Makes the second derivative of ``labelenc.ops.<public>`` an error, where PyTorch would give zeros.
+
+    Args:
+        backward: name of the operation that computes the gradient.
+    """
+
+    def refuse(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(f"{public} can be differentiated only once")
+
+    torch.library.register_autograd(f"labelenc::{backward}", refuse, lib=_registrations)
+
+
 @contextlib.contextmanager
 def autograd_inside() -> Iterator[None]:
     """Lets the implementation of an operation differentiate, which is off while PyTorch runs it."""

@@ -182,3 +182,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
 library.complete(FORWARD, reference.multilevel_roi_align, _fake)
 library.complete(BACKWARD, _reference_backward, _fake_backward)
 torch.library.register_autograd("labelenc::multilevel_roi_align", _backward, setup_context=_save)
+library.once_differentiable("multilevel_roi_align_backward", "roi_align")

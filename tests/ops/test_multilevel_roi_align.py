@@ -146,6 +146,15 @@ def test_rois_get_no_gradient(seed: int) -> None:
     assert rois.grad is None
 
 
+def test_second_derivative_is_an_error(seed: int) -> None:
+    features, (rois, levels) = pyramid(), regions(5)
+    upstream = torch.randn(5, 5, 4, 3, requires_grad=True)
+    pooled = ops.multilevel_roi_align(features, rois, levels, (4, 3), SCALES, 2)
+    grads = torch.autograd.grad(pooled, features, upstream, create_graph=True)
+    with pytest.raises(RuntimeError, match="roi_align can be differentiated only once"):
+        grads[0].sum().backward()
+
+
 def test_wrong_arguments() -> None:
     features, (rois, levels) = pyramid(), regions(5)
 
