@@ -36,7 +36,8 @@ def deform_conv2d(
 
     Args:
         x: (N, C, H, W), any floating type and layout. Samples of half types are interpolated in float32 and
-            rounded to the type once; sums over channels and taps run in float32.
+            rounded to the type once; sums over channels and taps run in float32. On the CPU float16 is not
+            rounded before the end.
         offset: (N, 2 * deformable_groups * K, Ho, Wo) in pixels of ``x``, K = kernel height * width: channels
             ``2 (g K + k)`` and the next are dy and dx of tap k (row by row) in deformable group g.
         mask: (N, deformable_groups * K, Ho, Wo), factors such as the sigmoid of a convolution; channel

@@ -75,6 +75,19 @@ def test_autocast_does_not_round_offsets() -> None:
     assert found.item() == 5.0
 
 
+def test_float16_on_the_cpu_is_float32_rounded_once(seed: int) -> None:
+    narrow = {name: t.half().requires_grad_() for name, t in random_input((2, 3)).items()}
+    wide = {name: t.detach().float().requires_grad_() for name, t in narrow.items()}
+    out, exact = convolve(narrow, (2, 3)), convolve(wide, (2, 3))
+    assert torch.equal(out, exact.half())
+    upstream = torch.randn_like(out)
+    grads = torch.autograd.grad(out, list(narrow.values()), upstream)
+    for grad, wanted in zip(
+        grads, torch.autograd.grad(exact, list(wide.values()), upstream.float()), strict=True
+    ):
+        assert torch.equal(grad, wanted.half())
+
+
 def test_layout_does_not_matter(seed: int) -> None:
     tensors = random_input((6, 2))
     expected = convolve({name: t.contiguous() for name, t in tensors.items()}, (6, 2))
