@@ -51,7 +51,7 @@ def forward(
 ) -> Tensor:
     """Arguments as of ``torch.ops.labelenc.deform_conv2d``, which this is where kernels were compiled."""
     s, compute_type = Settings(*settings), _compute_type(x)
-    cells = x.permute(0, 2, 3, 1).to(compute_type).contiguous()
+    cells = x.permute(0, 2, 3, 1).contiguous().to(compute_type)
     matrix = _matrix(weight.to(compute_type), s.groups).transpose(1, 2)
     out = cells.new_empty((len(x), *offset.shape[2:], len(weight)))
     buffer = _buffer(cells, weight, s.groups, out)
@@ -77,8 +77,8 @@ def backward(
     if x.is_cuda:
         library.alert_not_deterministic("labelenc::deform_conv2d_backward")
     s, compute_type = Settings(*settings), _compute_type(x)
-    grad = grad.permute(0, 2, 3, 1).to(compute_type).contiguous()
-    cells = x.permute(0, 2, 3, 1).to(compute_type).contiguous()
+    grad = grad.permute(0, 2, 3, 1).contiguous().to(compute_type)
+    cells = x.permute(0, 2, 3, 1).contiguous().to(compute_type)
     matrix = _matrix(weight.to(compute_type), s.groups)
     grad_cells = torch.zeros_like(cells, dtype=offset.dtype)
     grad_offset = torch.empty_like(offset, memory_format=torch.contiguous_format)
