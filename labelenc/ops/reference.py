@@ -115,7 +115,9 @@ def label_map_slots(
             raise ValueError(f"box {i} is in map {slot} of {count}")
         if is_drawn:
             value = 1 - torch.maximum((xs - cx[i]).abs() / w[i], (ys - cy[i]).abs() / h[i])
-            value = torch.where(value >= 0.5, value, torch.zeros_like(value))
+            # Beside an enormous box, distances are rounded to its border.
+            near = (xs >= x0[i].floor()) & (xs <= x1[i].ceil()) & (ys >= y0[i].floor()) & (ys <= y1[i].ceil())
+            value = torch.where((value >= 0.5) & near, value, torch.zeros_like(value))
             value = value if scales is None else value * scales[i]
             torch.maximum(out[slot], value, out=out[slot])
     return out
