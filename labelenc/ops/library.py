@@ -147,7 +147,7 @@ def autograd_inside() -> Iterator[None]:
     """Lets the implementation of an operation differentiate, which is off while PyTorch runs it."""
     keys = torch._C.DispatchKey
     with contextlib.ExitStack() as stack:
-        for key in (keys.AutogradCPU, keys.AutogradCUDA, keys.ADInplaceOrView):
+        for key in (keys.AutogradFunctionality, keys.ADInplaceOrView):
             stack.enter_context(torch._C._SetExcludeDispatchKeyGuard(key, False))
         stack.enter_context(torch.enable_grad())
         yield

@@ -144,7 +144,7 @@ def _check_range(what: str, values: Tensor, count: int) -> None:
 
 
 def _reference_backward(grad: Tensor, features: list[Tensor], *arguments: Any) -> list[Tensor]:
-    with torch.enable_grad():
+    with library.autograd_inside():
         copies = [feature.detach().requires_grad_() for feature in features]
         pooled = reference.multilevel_roi_align(copies, *arguments)
         grads = torch.autograd.grad(pooled, copies, grad)
