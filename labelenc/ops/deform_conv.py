@@ -36,7 +36,8 @@ def deform_conv2d(
 
     Args:
         x: (N, C, H, W), any floating type and layout. Samples of half types are interpolated in float32 and
-            rounded to the type once; sums over channels and taps run in float32.
+            rounded to the type once; sums over channels and taps run in float32. On the CPU float16 is not
+            rounded before the end.
         offset: (N, 2 * deformable_groups * K, Ho, Wo) in pixels of ``x``, K = kernel height * width: channels
             ``2 (g K + k)`` and the next are dy and dx of tap k (row by row) in deformable group g.
         mask: (N, deformable_groups * K, Ho, Wo), factors such as the sigmoid of a convolution; channel
@@ -153,6 +154,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return *found, *[None] * len(ctx.settings)
 
 
+def _stand_in(x: Tensor, *inputs: Any) -> Tensor:
+    out = reference.deform_conv2d(x, *inputs)
+    return out.contiguous(memory_format=deform_products.memory_format(x))
+
+
 def _backward_stand_in(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     x, _, mask, weight, bias = inputs[:5]
     with library.autograd_inside():
@@ -195,6 +201,7 @@ def _fake_backward(
 
 
 _KERNELS = ["deform_columns", "deform_columns_backward"]
-library.compose(SCHEMA, deform_products.forward, reference.deform_conv2d, _fake, _KERNELS)
+library.compose(SCHEMA, deform_products.forward, _stand_in, _fake, _KERNELS)
 library.compose(BACKWARD_SCHEMA, deform_products.backward, _backward_stand_in, _fake_backward, _KERNELS)
 torch.library.register_autograd("labelenc::deform_conv2d", _backward, setup_context=_setup_context)
+library.once_differentiable("deform_conv2d_backward", "deform_conv2d")

@@ -5,6 +5,9 @@ turn gradients of that matrix into gradients of image, offsets and mask. The mat
 image for a 3x3 kernel, so it exists for some positions at a time only and is never kept for the backward
 pass: there the kernel reads the same corners of the image anyway and writes the samples anew over the
 gradients.
+
+On the CPU float16 is computed in float32 and rounded at the end, because products of float16 are many times
+slower there.
 """
 
 from __future__ import annotations
@@ -47,18 +50,18 @@ def forward(
     x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, *settings: Any
 ) -> Tensor:
     """Arguments as of ``torch.ops.labelenc.deform_conv2d``, which this is where kernels were compiled."""
-    s = Settings(*settings)
-    cells = x.permute(0, 2, 3, 1).contiguous()
-    matrix = _matrix(weight, s.groups).transpose(1, 2)
-    out = x.new_empty((len(x), *offset.shape[2:], len(weight)))
-    buffer = _buffer(x, weight, s.groups, out)
+    s, compute_type = Settings(*settings), _compute_type(x)
+    cells = x.permute(0, 2, 3, 1).contiguous().to(compute_type)
+    matrix = _matrix(weight.to(compute_type), s.groups).transpose(1, 2)
+    out = cells.new_empty((len(x), *offset.shape[2:], len(weight)))
+    buffer = _buffer(cells, weight, s.groups, out)
     for first, last in _pieces(out, len(buffer)):
         columns = buffer[: last - first]
         torch.ops.labelenc.deform_columns(cells, offset, mask, columns, first, s.geometry(weight))
         _product(columns.flatten(2).transpose(0, 1), matrix, _rows(out, s.groups, first, last))
     if bias is not None:
         out += bias
-    return out.permute(0, 3, 1, 2).contiguous(memory_format=memory_format(x))
+    return out.permute(0, 3, 1, 2).to(x.dtype).contiguous(memory_format=memory_format(x))
 
 
 def backward(
@@ -73,15 +76,15 @@ def backward(
     """Gradients to x, offset, mask, weight and bias; those of an absent mask or bias are empty."""
     if x.is_cuda:
         library.alert_not_deterministic("labelenc::deform_conv2d_backward")
-    s = Settings(*settings)
-    grad = grad.permute(0, 2, 3, 1).contiguous()
-    cells = x.permute(0, 2, 3, 1).contiguous()
-    matrix = _matrix(weight, s.groups)
+    s, compute_type = Settings(*settings), _compute_type(x)
+    grad = grad.permute(0, 2, 3, 1).contiguous().to(compute_type)
+    cells = x.permute(0, 2, 3, 1).contiguous().to(compute_type)
+    matrix = _matrix(weight.to(compute_type), s.groups)
     grad_cells = torch.zeros_like(cells, dtype=offset.dtype)
     grad_offset = torch.empty_like(offset, memory_format=torch.contiguous_format)
     grad_mask = None if mask is None else torch.empty_like(mask, memory_format=torch.contiguous_format)
     grad_matrix = torch.zeros_like(matrix)
-    buffer = _buffer(x, weight, s.groups, grad)
+    buffer = _buffer(cells, weight, s.groups, grad)
     for first, last in _pieces(grad, len(buffer)):
         columns = buffer[: last - first]
         flat, rows = columns.flatten(2).transpose(0, 1), _rows(grad, s.groups, first, last)
@@ -99,6 +102,10 @@ def backward(
     )
 
 
+def _compute_type(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.dtype == torch.float16 and x.device.type == "cpu" else x.dtype
+
+
 def _matrix(weight: Tensor, groups: int) -> Tensor:
     """(O, C / groups, h, w) -> (groups, O / groups, h w C / groups), in the order of the columns."""
     return weight.unflatten(0, (groups, -1)).flatten(3).transpose(2, 3).flatten(2)
@@ -111,11 +118,11 @@ def _weight(matrix: Tensor, like: Tensor) -> Tensor:
     return weight.contiguous(memory_format=memory_format(like))
 
 
-def _buffer(x: Tensor, weight: Tensor, groups: int, out: Tensor) -> Tensor:
+def _buffer(cells: Tensor, weight: Tensor, groups: int, out: Tensor) -> Tensor:
     """Room for the columns of as many positions of ``out`` (N, H, W, O) as may be taken at once."""
     taps, positions = weight.shape[2] * weight.shape[3], len(out) * out.shape[1] * out.shape[2]
-    most = BYTES_AT_ONCE[x.device.type] // (x.element_size() * x.shape[1] * taps)
-    return x.new_empty((min(max(most, 1), positions), groups, taps, x.shape[1] // groups))
+    most = BYTES_AT_ONCE[cells.device.type] // (cells.element_size() * cells.shape[3] * taps)
+    return cells.new_empty((min(max(most, 1), positions), groups, taps, cells.shape[3] // groups))
 
 
 def _pieces(out: Tensor, most: int) -> Iterator[tuple[int, int]]:

@@ -109,11 +109,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return slope, None, None, None, None
 
 
-def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError("sigmoid_focal_loss can be differentiated only once")
-
-
 library.complete(SCHEMA, _stand_in, _fake)
 library.complete(BACKWARD_SCHEMA, _backward_stand_in, _backward_fake)
 torch.library.register_autograd("labelenc::focal_loss", _backward, setup_context=_keep)
-torch.library.register_autograd("labelenc::focal_loss_backward", _no_second_derivative)
+library.once_differentiable("focal_loss_backward", "sigmoid_focal_loss")

@@ -103,11 +103,11 @@ def complete(schema: str, stand_in: Callable, fake: Callable, on_gpu: Callable |
     name = schema.split("(")[0]
     if build is None:
         _registrations.define(schema)
-        _registrations.impl(name, stand_in, "CPU")
+        _registrations.impl(name, _without_autocast(stand_in, "CPU"), "CPU")
     elif not hasattr(torch.ops.labelenc, name):
         raise _outdated()
     if not has_kernel(name, "CUDA"):
-        _registrations.impl(name, _warning_first(on_gpu or stand_in), "CUDA")
+        _registrations.impl(name, _warning_first(_without_autocast(on_gpu or stand_in, "CUDA")), "CUDA")
     torch.library.register_fake(f"labelenc::{name}", fake, lib=_registrations)
 
 
@@ -125,8 +125,21 @@ def compose(schema: str, call: Callable, stand_in: Callable, fake: Callable, ker
     _registrations.define(schema)
     for device, replacement in (("CPU", stand_in), ("CUDA", _warning_first(stand_in))):
         compiled = build is not None and all(has_kernel(kernel, device) for kernel in kernels)
-        _registrations.impl(name, call if compiled else replacement, device)
+        _registrations.impl(name, _without_autocast(call if compiled else replacement, device), device)
     torch.library.register_fake(f"labelenc::{name}", fake, lib=_registrations)
+
+
+def once_differentiable(backward: str, public: str) -> None:
+    """Makes the second derivative of ``labelenc.ops.<public>`` an error, where PyTorch would give zeros.
+
+    Args:
+        backward: name of the operation that computes the gradient.
+    """
+
+    def refuse(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(f"{public} can be differentiated only once")
+
+    torch.library.register_autograd(f"labelenc::{backward}", refuse, lib=_registrations)
 
 
 @contextlib.contextmanager
@@ -134,7 +147,7 @@ def autograd_inside() -> Iterator[None]:
     """Lets the implementation of an operation differentiate, which is off while PyTorch runs it."""
     keys = torch._C.DispatchKey
     with contextlib.ExitStack() as stack:
-        for key in (keys.AutogradCPU, keys.AutogradCUDA, keys.ADInplaceOrView):
+        for key in (keys.AutogradFunctionality, keys.ADInplaceOrView):
             stack.enter_context(torch._C._SetExcludeDispatchKeyGuard(key, False))
         stack.enter_context(torch.enable_grad())
         yield
@@ -159,6 +172,17 @@ def alert_not_deterministic(name: str) -> None:
         f"{message})'. You can turn off determinism just for this operation, or you can use the "
         "'warn_only=True' option, if that's acceptable for your application."
     )
+
+
+def _without_autocast(call: Callable, device: str) -> Callable:
+    """Types are chosen before an operation is called: what it is made of must not choose again."""
+
+    @functools.wraps(call)
+    def run(*args: Any) -> Any:
+        with torch.autocast(device.lower(), enabled=False):
+            return call(*args)
+
+    return run
 
 
 def _warning_first(call: Callable) -> Callable:

@@ -115,7 +115,9 @@ def label_map_slots(
             raise ValueError(f"box {i} is in map {slot} of {count}")
         if is_drawn:
             value = 1 - torch.maximum((xs - cx[i]).abs() / w[i], (ys - cy[i]).abs() / h[i])
-            value = torch.where(value >= 0.5, value, torch.zeros_like(value))
+            # Beside an enormous box, distances are rounded to its border.
+            near = (xs >= x0[i].floor()) & (xs <= x1[i].ceil()) & (ys >= y0[i].floor()) & (ys <= y1[i].ceil())
+            value = torch.where((value >= 0.5) & near, value, torch.zeros_like(value))
             value = value if scales is None else value * scales[i]
             torch.maximum(out[slot], value, out=out[slot])
     return out
@@ -133,7 +135,8 @@ def roi_align(
     """
     channels = features.shape[1]
     compute_type = torch.float64 if features.dtype == torch.float64 else torch.float32
-    cells = features.permute(0, 2, 3, 1).reshape(-1, channels).to(compute_type)
+    # The last row is that of samples which lie nowhere: 0 times a cell would not be 0 if that is infinite.
+    cells = F.pad(features.permute(0, 2, 3, 1).reshape(-1, channels).to(compute_type), (0, 0, 0, 1))
     images, boxes = rois.detach()[:, 0].int(), rois.detach()[:, 1:].to(compute_type)
     finite = boxes.isfinite().all(dim=1, keepdim=True)
     boxes = torch.where(finite, boxes * spatial_scale, -9.0)
@@ -173,7 +176,7 @@ def _roi_align_portion(
     """RoIs (image; start, size of a bin, samples per bin, each vertical and horizontal) -> (K, C, h, w).
 
     RoIs with equally many samples are prepared together. Every value is then a weighted sum of ``cells``
-    (positions, C), which one operation gathers and adds up.
+    (positions and a row of zeros, C), which one operation gathers and adds up.
     """
     images, starts, bins, grids = rois
     different, kind = grids.unique(dim=0, return_inverse=True)
@@ -184,8 +187,10 @@ def _roi_align_portion(
         y, y_weight = _axis_samples(start[:, 0], size[:, 0], output_size[0], rows, map_size[0])
         x, x_weight = _axis_samples(start[:, 1], size[:, 1], output_size[1], columns, map_size[1])
         y = y + images[chosen, None, None] * map_size[0]
-        indices.append((y[:, :, None, :, None] * map_size[1] + x[:, None, :, None, :]).flatten())
-        weights.append((y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]).flatten())
+        weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
+        index = y[:, :, None, :, None] * map_size[1] + x[:, None, :, None, :]
+        indices.append(torch.where(weight > 0, index, len(cells) - 1).flatten())
+        weights.append(weight.flatten())
         lengths.append(chosen.new_full((len(chosen) * y.shape[1] * x.shape[1],), 4 * rows * columns))
     ends = torch.cat(lengths).cumsum(0)
     begins = torch.cat([ends.new_zeros(1), ends[:-1]]).int()
@@ -229,29 +234,20 @@ def deform_conv2d(
     ``2 (g K + k)`` and the next of ``offset``. Its value is bilinear between four pixels, where those outside
     of the image are 0, times channel ``g K + k`` of ``mask`` (1 without a mask).
     """
-    n, channels, height, width = x.shape
+    n, channels = x.shape[:2]
     kernel, out_size = weight.shape[2:], offset.shape[2:]
     compute_type = torch.float64 if x.dtype == torch.float64 else torch.float32
     # Dimensions: n, out height, out width, kernel height, kernel width, deformable group, then the corners.
     # So the sums over corners come as the rows of a matrix product.
     moves = offset.to(compute_type).reshape(n, deformable_groups, *kernel, 2, *out_size)
     moves = moves.permute(4, 0, 5, 6, 2, 3, 1)
-    ys, xs = (
-        torch.arange(out_size[axis], device=x.device)[:, None] * stride[axis]
-        + torch.arange(kernel[axis], device=x.device) * dilation[axis]
-        - padding[axis]
-        for axis in (0, 1)
-    )
-    row, y_share = _neighbours(ys[:, None, :, None, None] + moves[0], height)
-    column, x_share = _neighbours(xs[:, None, :, None] + moves[1], width)
-    shares = y_share[..., :, None] * x_share[..., None, :]
+    cell, shares = _corners(moves, x.shape[2:], stride, padding, dilation)
     if mask is not None:
         mask = mask.to(compute_type).reshape(n, deformable_groups, *kernel, *out_size)
         shares = shares * mask.permute(0, 4, 5, 2, 3, 1)[..., None, None]
-    cell = row[..., :, None] * width + column[..., None, :]
-    cell += torch.arange(n, device=x.device).view(n, *[1] * 7) * (height * width)
-    cell = cell * deformable_groups + torch.arange(deformable_groups, device=x.device)[:, None, None]
     cells = x.to(compute_type).permute(0, 2, 3, 1).reshape(-1, channels // deformable_groups)
+    # The last row is that of all corners off the map: 0 times a cell would not be 0 if that is infinite.
+    cell, cells = torch.where(cell < 0, len(cells), cell), F.pad(cells, (0, 0, 0, 1))
     columns = F.embedding_bag(
         cell.reshape(-1, 4), cells, mode="sum", per_sample_weights=shares.reshape(-1, 4)
     )
@@ -263,11 +259,40 @@ def deform_conv2d(
     return out.permute(0, 3, 1, 2).to(x.dtype).contiguous()
 
 
+def _corners(
+    moves: Tensor,
+    map_size: Sequence[int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """The four cells around each moved tap, -1 for one off the map, and their shares: both (..., 2, 2).
+
+    ``moves`` is (dy and dx, n, out height, out width, kernel height, kernel width, deformable group). Cells
+    are counted as (n, height, width, deformable group).
+    """
+    n, groups = moves.shape[1], moves.shape[6]
+    # A place of which one coordinate is not a number has none.
+    moves = moves * torch.where(moves.isnan().any(0), torch.nan, 1.0)
+    ys, xs = (
+        torch.arange(moves.shape[2 + axis], device=moves.device)[:, None] * stride[axis]
+        + torch.arange(moves.shape[4 + axis], device=moves.device) * dilation[axis]
+        - padding[axis]
+        for axis in (0, 1)
+    )
+    row, y_share = _neighbours(ys[:, None, :, None, None] + moves[0], map_size[0])
+    column, x_share = _neighbours(xs[:, None, :, None] + moves[1], map_size[1])
+    on_map = (row >= 0)[..., :, None] & (column >= 0)[..., None, :]
+    image = torch.arange(n, device=moves.device).view(n, *[1] * 7) * map_size[0]
+    cell = (image + row[..., :, None]) * map_size[1] + column[..., None, :]
+    cell = cell * groups + torch.arange(groups, device=moves.device)[:, None, None]
+    return torch.where(on_map, cell, -1), y_share[..., :, None] * x_share[..., None, :]
+
+
 def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Along one axis, the two cells that a position lies between, and their shares: 0 for one off the map."""
-    near = (position > -1)[..., None]
-    position = position.clamp(-1, size)
+    """Along one axis, the two cells that a position lies between, -1 for one off the map; their shares."""
+    position = position.masked_fill((position <= -1) | (position >= size), -2)
     low = position.floor()
-    index = torch.stack([low, low + 1], dim=-1).long()
+    cell = torch.stack([low, low + 1], dim=-1)
     share = torch.stack([low + 1 - position, position - low], dim=-1)
-    return index.clamp(0, size - 1), share * (near & (index >= 0) & (index < size))
+    return torch.where((cell >= 0) & (cell < size), cell, -1).long(), share

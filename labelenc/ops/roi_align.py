@@ -144,7 +144,7 @@ def _check_range(what: str, values: Tensor, count: int) -> None:
 
 
 def _reference_backward(grad: Tensor, features: list[Tensor], *arguments: Any) -> list[Tensor]:
-    with torch.enable_grad():
+    with library.autograd_inside():
         copies = [feature.detach().requires_grad_() for feature in features]
         pooled = reference.multilevel_roi_align(copies, *arguments)
         grads = torch.autograd.grad(pooled, copies, grad)
@@ -182,3 +182,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
 library.complete(FORWARD, reference.multilevel_roi_align, _fake)
 library.complete(BACKWARD, _reference_backward, _fake_backward)
 torch.library.register_autograd("labelenc::multilevel_roi_align", _backward, setup_context=_save)
+library.once_differentiable("multilevel_roi_align_backward", "roi_align")

@@ -177,18 +177,54 @@ def by_reference(t: dict[str, Tensor], shape: tuple[Any, ...]) -> Tensor:
     )
 
 
+def some(t: Tensor, share: float) -> Tensor:
+    return torch.rand_like(t) < share
+
+
+def awkward_places(shape: tuple[Any, ...]) -> dict[str, Tensor]:
+    """Random input of which many samples lie exactly on rows, columns and edges, or far off the map."""
+    tensors = {name: t.detach() for name, t in random_input(shape, spread=6.0).items()}
+    offset, kernel = tensors["offset"], shape[2]
+    stride, padding, dilation = ((p, p) if isinstance(p, int) else p for p in shape[3:6])
+    by_tap = offset.unflatten(1, (shape[7], *kernel, 2))
+    for axis in (0, 1):
+        steps = torch.arange(offset.shape[2 + axis]).double() * stride[axis] - padding[axis]
+        taps = torch.arange(kernel[axis]).double() * dilation[axis]
+        start = (steps[:, None] if axis == 0 else steps) + taps.reshape([-1, *[1] * (3 - axis)])
+        move, size = by_tap[:, :, :, :, axis], tensors["x"].shape[2 + axis]
+        start = start.expand_as(move)
+        # Where a row or column is, the first and last ones, and where the map ends on either side.
+        for place in (move.round() + start, *(torch.full_like(move, p) for p in (-1, 0, size - 1, size))):
+            chosen = some(move, 0.1)
+            move[chosen] = (place - start)[chosen]
+    offset[some(offset, 0.02)] = torch.inf
+    offset[some(offset, 0.02)] = -1e30
+    return tensors
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_same_as_the_reference_at_every_place(seed: int, shape: tuple[Any, ...]) -> None:
-    """Offsets far off, at the edges of the map, on pixels and infinite, with gradients."""
-    tensors = {name: t.detach() for name, t in random_input(shape, spread=6.0).items()}
-    offset = tensors["offset"]
-    offset[torch.rand_like(offset) < 0.3] = offset[torch.rand_like(offset) < 0.3].mean().round()
-    offset[torch.rand_like(offset) < 0.2] = offset.round()[torch.rand_like(offset) < 0.2].max()
-    offset[torch.rand_like(offset) < 0.02] = torch.inf
+    """On rows, columns, corners and edges of the map, just off it, far off and infinite, with gradients."""
+    tensors = awkward_places(shape)
     for found, expected in zip(
         gradients(tensors, shape), gradients(tensors, shape, by_reference), strict=True
     ):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_same_as_the_reference_with_numbers_that_are_not_finite(seed: int, shape: tuple[Any, ...]) -> None:
+    tensors = awkward_places(shape)
+    for value in (torch.inf, torch.nan):
+        tensors["x"][some(tensors["x"], 0.005)] = value
+        tensors["offset"][some(tensors["offset"], 0.005)] = value
+    found, expected = gradients(tensors, shape), gradients(tensors, shape, by_reference)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9, equal_nan=True)
+    # A place that is not a number takes no part of the image, so it has no gradient to give to it.
+    lost = tensors["offset"].new_full(tensors["offset"].shape, torch.nan)
+    for convolution in (convolve, by_reference):
+        assert not gradients({**tensors, "offset": lost}, shape, convolution)[1].any()
 
 
 def test_what_lies_off_the_map_is_zero_whatever_the_image_holds() -> None:

@@ -75,6 +75,19 @@ def test_autocast_does_not_round_offsets() -> None:
     assert found.item() == 5.0
 
 
+def test_float16_on_the_cpu_is_float32_rounded_once(seed: int) -> None:
+    narrow = {name: t.half().requires_grad_() for name, t in random_input((2, 3)).items()}
+    wide = {name: t.detach().float().requires_grad_() for name, t in narrow.items()}
+    out, exact = convolve(narrow, (2, 3)), convolve(wide, (2, 3))
+    assert torch.equal(out, exact.half())
+    upstream = torch.randn_like(out)
+    grads = torch.autograd.grad(out, list(narrow.values()), upstream)
+    for grad, wanted in zip(
+        grads, torch.autograd.grad(exact, list(wide.values()), upstream.float()), strict=True
+    ):
+        assert torch.equal(grad, wanted.half())
+
+
 def test_layout_does_not_matter(seed: int) -> None:
     tensors = random_input((6, 2))
     expected = convolve({name: t.contiguous() for name, t in tensors.items()}, (6, 2))
@@ -139,6 +152,13 @@ def test_only_the_arguments_are_kept_for_the_backward_pass(seed: int) -> None:
     assert set(kept) == {t.data_ptr() for t in tensors.values()}
 
 
+def test_second_derivative_is_an_error(seed: int) -> None:
+    tensors = {name: t.requires_grad_() for name, t in random_input((1, 1)).items()}
+    (grad,) = torch.autograd.grad(convolve(tensors).square().sum(), tensors["x"], create_graph=True)
+    with pytest.raises(RuntimeError, match="deform_conv2d can be differentiated only once"):
+        grad.sum().backward()
+
+
 @pytest.mark.parametrize("groups", [(1, 1), (6, 2)])
 @pytest.mark.parametrize("modulated", [True, False])
 def test_opcheck(seed: int, groups: tuple[int, int], modulated: bool) -> None:
@@ -150,6 +170,9 @@ def test_opcheck(seed: int, groups: tuple[int, int], modulated: bool) -> None:
     grad = torch.randn_like(torch.ops.labelenc.deform_conv2d(*plain))
     torch.library.opcheck(torch.ops.labelenc.deform_conv2d_backward.default, (grad, *plain))
     # What takes the place of kernels that were not compiled agrees with them, layouts included.
+    expected = torch.ops.labelenc.deform_conv2d(*plain)
+    assert DEFORM_CONV._stand_in(*plain).stride() == expected.stride()
+    torch.testing.assert_close(DEFORM_CONV._stand_in(*plain), expected, rtol=1e-3, atol=1e-3)
     found = torch.ops.labelenc.deform_conv2d_backward(grad, *plain)
     for one, other in zip(found, DEFORM_CONV._backward_stand_in(grad, *plain), strict=True):
         assert one.stride() == other.stride()

@@ -13,10 +13,11 @@ import torchvision
 from torch import Tensor
 
 from labelenc import ops
-from labelenc.ops import reference
+from labelenc.ops import library, reference
 
 FOCAL_LOSS = importlib.import_module("labelenc.ops.focal_loss")
 FLT_MIN = torch.finfo(torch.float32).tiny
+NEEDS_KERNELS = pytest.mark.skipif(library.build is None, reason="what the kernels promise beyond plain PyTorch")
 
 
 def one_hot(targets: Tensor, columns: int) -> Tensor:
@@ -150,6 +151,7 @@ def exact(logits: Tensor, targets: Tensor, gamma: float, alpha: float) -> tuple[
     return loss * used, slope * used
 
 
+@NEEDS_KERNELS
 @pytest.mark.parametrize("gamma", [0.0, 1.5, 2.0])
 @pytest.mark.parametrize("shape", [(40000, 5), (31, 7001), (3000, 1), (1, 1)])
 def test_accuracy_of_float32(seed: int, shape: tuple[int, int], gamma: float) -> None:
@@ -205,6 +207,7 @@ def test_nan_is_not_hidden(target: int) -> None:
     assert ops.sigmoid_focal_loss(logits, torch.tensor([target]), 1.5, 0.25).isnan()
 
 
+@NEEDS_KERNELS
 def test_threads_do_not_change_the_sum(seed: int) -> None:
     logits, targets = torch.randn(9000, 40), torch.randint(-1, 41, (9000,))
     threads = torch.get_num_threads()

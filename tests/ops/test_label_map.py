@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,17 @@ def test_boxes_that_leave_no_trace() -> None:
     )
     labels = torch.ones(len(boxes), dtype=torch.int64)
     assert ops.label_map([boxes], [labels], 2, 12, 16).abs().max() == 0
+
+
+@pytest.mark.parametrize("draw", [ops.label_map, reference.label_map])
+def test_nothing_is_drawn_beside_an_enormous_box(draw: Callable[..., Tensor]) -> None:
+    box = torch.tensor([[4.0, 3, 1e30, 1e30]])
+    drawn = draw([box], [torch.tensor([1])], 1, 9, 12)[0, 0]
+    expected = torch.zeros(9, 12)
+    expected[3:, 4:] = 0.5
+    assert torch.equal(drawn, expected)
+    low = draw([-box.flip(1)], [torch.tensor([1])], 1, 9, 12)
+    assert not low.any()
 
 
 def test_no_boxes_and_no_images() -> None:

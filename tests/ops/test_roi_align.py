@@ -107,6 +107,29 @@ def test_regions_that_are_not_finite_leave_the_others_alone(seed: int) -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_cells_that_are_not_finite_show_where_they_are_sampled(seed: int, sampling_ratio: int) -> None:
+    """Neither cells off which a sample was moved nor those next to one without a share are looked at."""
+    features, rois = torch.randn(2, 3, 9, 11), random_rois(60, 2, 30.0)
+    rois[:10, 1:] = rois[:10, 1:].round()
+    for value in (torch.inf, -torch.inf, torch.nan):
+        features[torch.rand_like(features) < 0.03] = value
+    features[:, 0, 0] = features[:, 1, -1] = features[:, 2, :, 0] = torch.inf
+    found = ops.roi_align(features, rois, (3, 2), 0.25, sampling_ratio)
+    expected = reference.roi_align(features, rois, (3, 2), 0.25, sampling_ratio)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    assert 0.1 < float(found.isfinite().float().mean()) < 0.9
+    far = ops.roi_align(features, torch.tensor([[1.0, 80, 80, 99, 99]]), (3, 2), 0.25, sampling_ratio)
+    assert not far.any()
+
+
+def test_a_sample_on_the_middle_of_a_cell_is_that_cell() -> None:
+    features = torch.tensor([[torch.inf, 1.0, torch.nan], [2.0, 3.0, torch.inf]])[None, None]
+    rois = torch.tensor([[0, 0.5, -0.5, 1.5, 0.5], [0, 0.5, 0.5, 1.5, 1.5], [0, -0.5, 0.5, 0.5, 1.5]])
+    for pool in (ops.roi_align, reference.roi_align):
+        assert pool(features, rois, (1, 1), 1.0, 1).flatten().tolist() == [1.0, 3.0, 2.0]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_are_accumulated_in_float32(seed: int, dtype: torch.dtype) -> None:
     features, rois = torch.randn(2, 4, 20, 20).to(dtype).requires_grad_(), random_rois(30, 2, 80.0)

@@ -92,7 +92,8 @@ LABELENC_HOST_DEVICE bool sample_at(const RoiAxis<T>& axis, int64_t bin, int64_t
   const int32_t low = static_cast<int32_t>(inside);
   const T share = inside - static_cast<T>(low);
   sample.low = low;
-  sample.high = low + 1 < axis.cells ? low + 1 : low;
+  // A neighbour without a share isn't looked at, as the last cell has none and others may not be finite.
+  sample.high = share > T(0) ? low + 1 : low;
   sample.low_weight = (T(1) - share) / axis.samples;
   sample.high_weight = share / axis.samples;
   return true;
