@@ -14,7 +14,8 @@ BELOW_LOW = -1
 BETWEEN = -2
 BACKGROUND = 0
 IGNORED = -1
-# Pairs of a box and a reference looked at together: bounds the memory at about 100 MB however many there are.
+# Pairs of a box and a reference looked at together. A number about each is 17 MB, and at most ten such
+# tensors live at a time: less than 200 MB however many pairs there are.
 MAX_PAIRS = 1 << 22
 
 
@@ -69,13 +70,20 @@ class Matcher:
         def quality(chunk: Tensor) -> Tensor:
             return box_ops.pairwise_iou(truth, chunk).masked_fill_(~valid[..., None], -1)
 
-        chunks = references.split(references_at_once(truth), dim=-2)
+        rows = references_at_once(truth)
+        chunks = references.split(rows, dim=-2)
         best_of_truth = None
         if self.allow_low_quality and len(chunks) > 1:
             # Twice the arithmetic, but the IoUs of all pairs need not be kept.
-            best_of_chunks = [quality(chunk).amax(dim=-1, keepdim=True) for chunk in chunks]
-            best_of_truth = torch.stack(best_of_chunks).amax(dim=0)
-        return torch.cat([self.match_quality(quality(chunk), best_of_truth) for chunk in chunks], dim=-1)
+            best_of_truth = truth.new_zeros((*valid.shape, 1))
+            for chunk in chunks:
+                best_of_truth.copy_(torch.maximum(best_of_truth, quality(chunk).amax(dim=-1, keepdim=True)))
+        # Small results kept from every chunk would lie between the large blocks of memory that come and go,
+        # which the C library then cannot join any more: it asks for hundreds of MB.
+        matches = valid.new_empty((len(truth), references.shape[-2]), dtype=torch.int64)
+        for chunk, slot in zip(chunks, matches.split(rows, dim=-1), strict=True):
+            slot.copy_(self.match_quality(quality(chunk), best_of_truth))
+        return matches
 
     def match_quality(self, quality: Tensor, best_of_truth: Tensor | None = None) -> Tensor:
         """The same from ready IoUs (..., G, R), negative for padding; G must not be 0.

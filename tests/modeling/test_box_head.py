@@ -195,6 +195,15 @@ def test_overlaps_between_the_thresholds_are_left_out(scene):
     assert kept.bbox.tolist() == proposals[0].bbox[(best < 0.1) | (best >= 0.5)].tolist()
 
 
+def test_what_is_left_out_has_no_say(scene):
+    heads, features, proposals, targets = scene("MODEL.ROI_HEADS.BG_IOU_THRESHOLD", 0.1, *SAMPLE_ALL)
+    sampled = [heads.sample(*pair) for pair in zip(proposals, targets, strict=True)]
+    drawn = [boxes[boxes.get_field("labels") >= 0] for boxes in sampled]
+    assert sum(map(len, drawn)) < sum(map(len, sampled))
+    found, expected = (heads.losses([features], [boxes])[0] for boxes in (sampled, drawn))
+    assert values(found) == pytest.approx(values(expected), rel=1e-5)
+
+
 def test_the_best_is_background_where_it_is_not_good(scene, make_target):
     heads, _, _, _ = scene(*SAMPLE_ALL)
     target = make_target([[0.0, 0, 29, 9]], [2], SIZES[0])

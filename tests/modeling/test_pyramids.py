@@ -6,7 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from labelenc.modeling import build_detector
-from labelenc.structures import ImageBatch
+from labelenc.modeling.roi.build import build_roi_heads
+from labelenc.structures import BoxList, ImageBatch
 
 SIZES = ((64, 96), (50, 70))
 IMPROVED = ("MODEL.FCOS.NORM_REG_TARGETS", True, "MODEL.FCOS.CENTERNESS_ON_REG", True)
@@ -102,6 +103,20 @@ def test_the_host_reads_nothing_back(make_cfg, make_target, targets, kind, empty
         sum(loss for of_one in losses for loss in of_one.values()).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     assert all(level.grad is not None for level in encodings)
+
+
+def test_the_second_stage_reads_nothing_back(make_cfg, targets):
+    """Between the stages is NMS, the number of whose survivors the host must know."""
+    heads = build_roi_heads(make_cfg("faster_rcnn")).to("meta")
+    pyramid = [torch.rand(2, 16, 64 // s, 96 // s, device="meta", requires_grad=True) for s in (4, 8, 16, 32)]
+    targets = [target.to("meta") for target in targets]
+    proposals = [BoxList(torch.rand(40, 4), target.size).to("meta") for target in targets]
+    with NothingToRead():
+        sampled = [heads.sample(*pair) for pair in zip(proposals, targets, strict=True)]
+        [losses] = heads.losses([pyramid], [sampled])
+        sum(losses.values()).backward()
+    assert [len(boxes) for boxes in sampled] == [8, 8]
+    assert all(p.grad is not None for p in heads.parameters())
 
 
 def test_reading_back_would_be_noticed():

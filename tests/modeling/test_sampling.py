@@ -30,7 +30,9 @@ def counts(labels, drawn):
 )
 def test_numbers(seed, given, expected):
     labels = shuffled(*given)
-    drawn = BalancedSampler(20, 0.25)(labels)
+    sampler = BalancedSampler(20, 0.25)
+    drawn = sampler(labels)
+    assert sampler.number(labels) == drawn.sum()
     assert drawn.shape == labels.shape
     assert drawn.dtype == torch.bool
     assert counts(labels, drawn) == expected
@@ -50,7 +52,9 @@ def test_the_bound_on_positives_is_rounded_down(seed):
 def test_images_are_sampled_apart(seed):
     rows = [(30, 100, 20), (2, 140, 8), (50, 4, 96)]
     labels = torch.stack([shuffled(*row) for row in rows])
-    drawn = BalancedSampler(20, 0.25)(labels)
+    sampler = BalancedSampler(20, 0.25)
+    drawn = sampler(labels)
+    assert sampler.number(labels).tolist() == [20, 20, 9]
     found = [counts(*pair) for pair in zip(labels, drawn, strict=True)]
     assert found == [[5, 15, 0], [2, 18, 0], [5, 4, 0]]
 

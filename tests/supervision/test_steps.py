@@ -191,8 +191,12 @@ def test_step1_runs_no_adapter_at_weight_zero(seed, small_cfg, batch):
     model = LabelEncStep1(small_cfg())
     calls = count_calls(model)
     names = {*DETECTOR, *(f"ae_{name}" for name in DETECTOR)}
+    of_head = []
+    model.rpn.head.register_forward_hook(lambda *_: of_head.append(1))
     assert set(model(*batch, distance_loss_weight=0.0)) == names
     assert calls == {"label_encoding_function": 1, "feature_adapt": 0}
+    # On images and encodings together.
+    assert len(of_head) == 1
     assert set(model(*batch)) == {*names, "loss_distance"}
     assert calls == {"label_encoding_function": 2, "feature_adapt": 3}
     with torch.no_grad():

@@ -86,17 +86,20 @@ class LocationTargets:
         # Of infinite area, padding is never the smallest box.
         area = box_ops.area(boxes).masked_fill(classes == 0, math.inf)
         columns = (points[:, 0], points[:, 1], low, high, stride)
-        chunks = zip(*(column.split(references_at_once(boxes)) for column in columns), strict=True)
-        smallest = [self._match(boxes, area, *chunk) for chunk in chunks]
-        best, index = (torch.cat(parts, dim=1) for parts in zip(*smallest, strict=True))
-        found = best < math.inf
+        rows = references_at_once(boxes)
+        # One tensor for the results of all chunks, as in Matcher, and for the same reason.
+        matches = classes.new_empty((len(targets), len(points)))
+        chunks = zip(*(column.split(rows) for column in columns), matches.split(rows, dim=1), strict=True)
+        for *chunk, slot in chunks:
+            slot.copy_(self._match(boxes, area, *chunk))
+        found, index = matches >= 0, matches.clamp(min=0)
         distances = box_distances(points, pick(boxes, index)) / (stride[:, None] if self.in_strides else 1)
         return torch.where(found, pick(classes, index), 0), torch.where(found[..., None], distances, 0)
 
     def _match(
         self, boxes: Tensor, area: Tensor, x: Tensor, y: Tensor, low: Tensor, high: Tensor, stride: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Of locations (r,) the area of their box, infinite where they have none, and its index: (N, r)."""
+    ) -> Tensor:
+        """(N, r) int64: the index of the box of each location (r,), -1 where it has none."""
         x0, y0, x1, y1 = boxes[..., None].unbind(dim=2)
         left, top, right, bottom = x - x0, y - y0, x1 - x, y1 - y
         nearest = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom))
@@ -106,7 +109,7 @@ class LocationTargets:
             off_center = torch.maximum((x - (x0 + x1) / 2).abs_(), (y - (y0 + y1) / 2).abs_())
             suits &= off_center < self.center_radius * stride
         smallest = torch.where(suits, area[..., None], math.inf).min(dim=1)
-        return smallest.values, smallest.indices
+        return torch.where(smallest.values < math.inf, smallest.indices, -1)
 
 
 def _column(locations: Sequence[Tensor], values: Sequence[float]) -> Tensor:
