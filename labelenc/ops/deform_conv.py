@@ -13,7 +13,8 @@ _SETTINGS = "int[2] stride, int[2] padding, int[2] dilation, int groups, int def
 _INPUTS = f"Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, {_SETTINGS}"
 SCHEMA = f"deform_conv2d({_INPUTS}) -> Tensor"
 BACKWARD_SCHEMA = (
-    f"deform_conv2d_backward(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    f"deform_conv2d_backward(Tensor grad, {_INPUTS}, bool[5] needed) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -149,8 +150,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    grads = torch.ops.labelenc.deform_conv2d_backward(grad, *ctx.saved_tensors, *ctx.settings)
-    found = (g if needed else None for g, needed in zip(grads, ctx.needs_input_grad, strict=False))
+    needed = list(ctx.needs_input_grad[:5])
+    grads = torch.ops.labelenc.deform_conv2d_backward(grad, *ctx.saved_tensors, *ctx.settings, needed)
+    found = (g if wanted else None for g, wanted in zip(grads, needed, strict=True))
     return *found, *[None] * len(ctx.settings)
 
 
@@ -160,19 +162,19 @@ def _stand_in(x: Tensor, *inputs: Any) -> Tensor:
 
 
 def _backward_stand_in(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    x, _, mask, weight, bias = inputs[:5]
+    settings, needed = inputs[5:-1], inputs[-1]
     with library.autograd_inside():
-        tensors: list[Any] = [None if t is None else t.detach().requires_grad_() for t in inputs[:5]]
-        out = reference.deform_conv2d(*tensors, *inputs[5:])
-        found = iter(torch.autograd.grad(out, [t for t in tensors if t is not None], grad))
-    grads: list[Any] = [t if t is None else next(found) for t in tensors]
-    dx, d_offset, d_mask, d_weight, d_bias = grads
-    return (
-        dx.contiguous(memory_format=deform_products.memory_format(x)),
-        d_offset.contiguous(),
-        x.new_empty(0) if mask is None else d_mask.contiguous(),
-        d_weight.contiguous(memory_format=deform_products.memory_format(weight)),
-        weight.new_empty(0) if bias is None else d_bias,
+        tensors: list[Any] = [
+            t if t is None else t.detach().requires_grad_(wanted)
+            for t, wanted in zip(inputs[:5], needed, strict=True)
+        ]
+        out = reference.deform_conv2d(*tensors, *settings)
+        found = iter(
+            torch.autograd.grad(out, [t for t in tensors if t is not None and t.requires_grad], grad)
+        )
+    return tuple(
+        next(found).contiguous(memory_format=layout) if wanted else inputs[0].new_empty(0)
+        for layout, wanted in zip(_layouts(inputs[0], inputs[3]), needed, strict=True)
     )
 
 
@@ -181,22 +183,17 @@ def _fake(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *_: An
     return out.contiguous(memory_format=deform_products.memory_format(x))
 
 
-def _fake_backward(
-    grad: Tensor,
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    *_: Any,
-) -> tuple[Tensor, ...]:
+def _layouts(x: Tensor, weight: Tensor) -> list[torch.memory_format]:
+    """Of the gradients to x, offset, mask, weight and bias."""
     dense = torch.contiguous_format
-    return (
-        torch.empty_like(x, memory_format=deform_products.memory_format(x)),
-        torch.empty_like(offset, memory_format=dense),
-        x.new_empty(0) if mask is None else torch.empty_like(mask, memory_format=dense),
-        torch.empty_like(weight, memory_format=deform_products.memory_format(weight)),
-        weight.new_empty(0 if bias is None else len(weight)),
+    return [deform_products.memory_format(x), dense, dense, deform_products.memory_format(weight), dense]
+
+
+def _fake_backward(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    layouts = _layouts(inputs[0], inputs[3])
+    return tuple(
+        torch.empty_like(t, memory_format=layout) if wanted else inputs[0].new_empty(0)
+        for t, layout, wanted in zip(inputs[:5], layouts, inputs[-1], strict=True)
     )
 
 
