@@ -58,14 +58,20 @@ def deform_conv2d(
     Under autocast ``x``, ``weight`` and ``bias`` go to its type. Offsets and mask never do: places are
     computed in float32, so that no fraction of a pixel is rounded away.
 
-    Only the arguments are kept for the backward pass; beyond them and the gradients, memory is needed for
-    ``deform_products.BYTES_AT_ONCE``. On a GPU the backward pass adds up the gradient of ``x`` in any order,
-    which ``torch.use_deterministic_algorithms`` forbids.
+    Only the arguments are kept for the backward pass, those that autocast converted as its copies. Memory is
+    needed for ``deform_products.BYTES_AT_ONCE``; for channels-last copies of ``x``, the result and their
+    gradients where they have another layout; and for the gradient of ``x`` in float32 where that has a half
+    type. On a GPU this gradient is added up in any order: where ``x`` needs one,
+    ``torch.use_deterministic_algorithms`` forbids the backward pass.
 
     Raises:
-        ValueError: on wrong shapes, types or settings.
+        ValueError: on wrong shapes, types, devices or settings.
     """
-    strides, paddings, dilations = _pair(stride), _pair(padding), _pair(dilation)
+    strides, paddings, dilations = (
+        _pair(name, value)
+        for name, value in (("stride", stride), ("padding", padding), ("dilation", dilation))
+    )
+    _check_tensors({"x": x, "offset": offset, "mask": mask, "weight": weight, "bias": bias})
     _check_settings(x, weight, bias, (*strides, *dilations), groups, deformable_groups)
     sizes = [
         (length + 2 * pad - spread * (taps - 1) - 1) // step + 1
@@ -74,8 +80,10 @@ def deform_conv2d(
         )
     ]
     _check_fields(x, offset, mask, weight, sizes, deformable_groups)
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    device = x.device.type
+    # Not all devices know autocast: "meta" doesn't.
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        x = x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(device))
     accumulation_type = torch.float64 if x.dtype == torch.float64 else torch.float32
     out: Tensor = torch.ops.labelenc.deform_conv2d(
         x,
@@ -92,8 +100,22 @@ def deform_conv2d(
     return out
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
+def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    if len(value) != 2:
+        raise ValueError(f"{name} must be one number or (vertical, horizontal), got {value}")
+    return value
+
+
+def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
+    given = {name: t for name, t in tensors.items() if t is not None}
+    if not all(t.is_floating_point() for t in given.values()):
+        found = ", ".join(f"{name} {t.dtype}" for name, t in given.items())
+        raise ValueError(f"all tensors must be floating point, got {found}")
+    if len({t.device for t in given.values()}) > 1:
+        found = ", ".join(f"{name} on {t.device}" for name, t in given.items())
+        raise ValueError(f"all tensors must be on one device, got {found}")
 
 
 def _check_settings(
@@ -107,6 +129,11 @@ def _check_settings(
     if x.dim() != 4 or weight.dim() != 4:
         raise ValueError(
             f"x and weight must have four dimensions, got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    if x.shape[1] == 0 or 0 in weight.shape:
+        raise ValueError(
+            "channels and kernel must not be empty, got x and weight "
+            f"{tuple(x.shape)} and {tuple(weight.shape)}"
         )
     if min(*steps, groups, deformable_groups) < 1:
         raise ValueError("stride, dilation, groups and deformable_groups must be at least 1")
@@ -139,9 +166,6 @@ def _check_fields(
                 f"{name} must be {(len(x), channels, *sizes)} for this x, kernel and number of deformable "
                 f"groups, got {tuple(field.shape)}"
             )
-    given = [t for t in (x, offset, mask, weight) if t is not None]
-    if not all(t.is_floating_point() for t in given):
-        raise ValueError(f"all tensors must be floating point, got {[str(t.dtype) for t in given]}")
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
