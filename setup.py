@@ -1,7 +1,8 @@
 """Builds the compiled kernels of labelenc.ops; everything else about the package is in pyproject.toml.
 
-Without a C++ compiler the package installs without kernels and runs the same operations in plain PyTorch.
-CUDA kernels are built where PyTorch has CUDA, a toolkit is found, and a GPU is visible or FORCE_CUDA=1.
+Without a C++20 compiler the package installs without kernels and runs the same operations in plain PyTorch.
+CUDA kernels are built where PyTorch has CUDA, a toolkit of its major version is found, and a GPU is visible.
+FORCE_CUDA=1 demands them (no GPU needed), FORCE_CUDA=0 leaves them out.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -53,28 +56,83 @@ def homes_behind(nvcc: Path) -> list[Path]:
 
 
 def has_compiler() -> bool:
-    """Whether a C++ compiler can be called; CXX names one, as everywhere."""
+    """Whether a C++20 compiler works; CXX names one, as everywhere."""
     if sys.platform == "win32":
         return shutil.which("cl") is not None or bool(os.environ.get("VCINSTALLDIR"))
-    names = os.environ["CXX"].split()[:1] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    return any(shutil.which(name) for name in names)
+    # The one that the build will call, too.
+    command = (os.environ.get("CXX") or "c++").split()
+    if shutil.which(command[0]) is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.cpp"
+        source.write_text("#include <concepts>\nstatic_assert(std::integral<int>);\n")
+        output = ["-o", str(source.with_suffix(".o"))]
+        done = subprocess.run(
+            [*command, "-std=c++20", "-c", str(source), *output], capture_output=True, check=False
+        )
+    return done.returncode == 0
 
 
-def wants_cuda(torch_has_cuda: bool, gpu_visible: bool, cuda_home: str | None) -> bool:
-    """Whether to compile CUDA kernels; a demand that cannot be met is an error, never a quiet CPU build."""
-    if os.environ.get("FORCE_CUDA", "0") not in ("", "0"):
-        if not torch_has_cuda:
-            raise SystemExit(
-                "FORCE_CUDA is set, but this PyTorch is for the CPU only. Install a CUDA PyTorch."
-            )
-        if cuda_home is None:
-            raise SystemExit(
-                "FORCE_CUDA is set, but no CUDA toolkit was found "
-                f"(CUDA_HOME is {os.environ.get('CUDA_HOME', 'not set')}). Set CUDA_HOME to the folder that "
-                "holds bin/nvcc, include/ and lib64/."
-            )
+def cuda_wish() -> bool | None:
+    """What FORCE_CUDA says: kernels for CUDA, none, or None where it says nothing."""
+    value = os.environ.get("FORCE_CUDA", "").strip().lower()
+    if value in ("1", "true", "on", "yes"):
         return True
-    return torch_has_cuda and gpu_visible and cuda_home is not None
+    if value in ("0", "false", "off", "no"):
+        return False
+    if value:
+        raise SystemExit(f"FORCE_CUDA is {value!r}: set it to 1 or 0, or not at all.")
+    return None
+
+
+def toolkit_version(cuda_home: str) -> str | None:
+    """As ``nvcc`` says it, such as "13.0"; None if it doesn't run."""
+    try:
+        done = subprocess.run(
+            [f"{cuda_home}/bin/nvcc", "--version"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    found = re.search(r"release (\d+\.\d+)", done.stdout)
+    return found[1] if found else None
+
+
+def wants_cuda(torch_cuda: str | None, gpu_visible: bool, cuda_home: str | None) -> bool:
+    """Whether to compile CUDA kernels; a demand that cannot be met is an error, never a quiet CPU build.
+
+    Args:
+        torch_cuda: the version of CUDA that PyTorch is built for.
+    """
+    wish = cuda_wish()
+    if wish is False or (wish is None and not gpu_visible):
+        return False
+    obstacle = what_is_missing(torch_cuda, cuda_home)
+    if obstacle is None:
+        return True
+    if wish:
+        raise SystemExit(f"FORCE_CUDA is set, but {obstacle}")
+    if torch_cuda is not None:
+        print(f"labelenc: a GPU is visible, but {obstacle} Building for the CPU only.", file=sys.stderr)
+    return False
+
+
+def what_is_missing(torch_cuda: str | None, cuda_home: str | None) -> str | None:
+    """Why CUDA kernels can't be compiled, and what to do; None if they can."""
+    if torch_cuda is None:
+        return "this PyTorch is for the CPU only. Install a CUDA PyTorch."
+    if cuda_home is None:
+        return (
+            "no CUDA toolkit was found "
+            f"(CUDA_HOME is {os.environ.get('CUDA_HOME', 'not set')}). Set CUDA_HOME to the folder that "
+            "holds bin/nvcc, include/ and lib64/."
+        )
+    version = toolkit_version(cuda_home)
+    if version is None or version.split(".")[0] != torch_cuda.split(".")[0]:
+        return (
+            f"the CUDA toolkit in {cuda_home} is {version or 'broken'} and PyTorch is built for CUDA "
+            f"{torch_cuda}: the major versions must agree. Set CUDA_HOME to a toolkit that fits."
+        )
+    return None
 
 
 def build_settings() -> dict[str, object]:
@@ -89,11 +147,13 @@ def build_settings() -> dict[str, object]:
     if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < OLDEST_TORCH:
         raise SystemExit(f"labelenc needs PyTorch 2.11 or newer, found {torch.__version__}.")
     cuda_home = find_cuda_home()
-    with_cuda = wants_cuda(torch.version.cuda is not None, torch.cuda.is_available(), cuda_home)
+    with_cuda = wants_cuda(torch.version.cuda, torch.cuda.is_available(), cuda_home)
     if not has_compiler():
-        if with_cuda and os.environ.get("FORCE_CUDA", "0") not in ("", "0"):
-            raise SystemExit("FORCE_CUDA is set, but no C++ compiler was found.")
-        print("labelenc: no C++ compiler found, installing without compiled kernels", file=sys.stderr)
+        named = os.environ.get("CXX")
+        problem = f"CXX={named} is no C++20 compiler that works" if named else "no C++20 compiler works here"
+        if cuda_wish():
+            raise SystemExit(f"FORCE_CUDA is set, but {problem}.")
+        print(f"labelenc: {problem}, installing without compiled kernels", file=sys.stderr)
         return {}
     if with_cuda and cuda_home is not None:
         os.environ["CUDA_HOME"] = cuda_home

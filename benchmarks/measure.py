@@ -60,17 +60,22 @@ def seconds(call: Callable[[], object], calls: int, device: str) -> float:
     return (time.perf_counter() - begun) / calls
 
 
-def compare(calls: Sequence[Callable[[], object]], repeats: int, device: str) -> list[float]:
-    """Median seconds of each, taken in turn; a sample is as many calls as take 5 ms."""
+def samples(calls: Sequence[Callable[[], object]], repeats: int, device: str) -> list[list[float]]:
+    """Seconds of each, ``repeats`` times, taken in turn; a sample is as many calls as take 5 ms."""
     number = []
     for call in calls:
         call()
         number.append(max(1, int(SECONDS_PER_SAMPLE / max(seconds(call, 1, device), 1e-7))))
-    samples: list[list[float]] = [[] for _ in calls]
+    found: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
-        for call, times, n in zip(calls, samples, number, strict=True):
+        for call, times, n in zip(calls, found, number, strict=True):
             times.append(seconds(call, n, device))
-    return [statistics.median(times) for times in samples]
+    return found
+
+
+def compare(calls: Sequence[Callable[[], object]], repeats: int, device: str) -> list[float]:
+    """Median of the :func:`samples` of each."""
+    return [statistics.median(times) for times in samples(calls, repeats, device)]
 
 
 def processor() -> str:

@@ -141,21 +141,16 @@ def roi_align_cases(
     chosen = [torch.nonzero(levels == level)[:, 0].to(device) for level in range(4)]
     levels = levels.to(device)
 
-    def per_level(roi_align: Callable[[Tensor, Tensor, float], Tensor]) -> Tensor:
+    def ours() -> Tensor:
+        scales = [1 / s for s in STRIDES]
+        return ops.multilevel_roi_align(maps, rois, levels, (bins, bins), scales, samples)
+
+    def theirs() -> Tensor:
         pooled = [
-            roi_align(level_map, rois[rows], 1 / stride)
+            torchvision.ops.roi_align(level_map, rois[rows], bins, 1 / stride, samples)
             for level_map, rows, stride in zip(maps, chosen, STRIDES, strict=True)
         ]
         return torch.cat(pooled).index_select(0, torch.cat(chosen).argsort())
-
-    def ours() -> Tensor:
-        if hasattr(ops, "multilevel_roi_align"):
-            scales = [1 / s for s in STRIDES]
-            return ops.multilevel_roi_align(maps, rois, levels, (bins, bins), scales, samples)
-        return per_level(lambda x, r, scale: ops.roi_align(x, r, (bins, bins), scale, samples))
-
-    def theirs() -> Tensor:
-        return per_level(lambda x, r, scale: torchvision.ops.roi_align(x, r, bins, scale, samples))
 
     item, values = maps[0].element_size(), count * CHANNELS * bins * bins
     cells = sum(

@@ -8,9 +8,10 @@ Both sides alternate in one process. README.md in this folder says how to read t
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 
 import torch
-from measure import compare, describe, options, start, write
+from measure import compare, describe, options, samples, start, write
 from op_cases import CASES, Case
 
 HEADER = (
@@ -22,18 +23,28 @@ HEADER = (
 def machine_rates(device: str, dtype: torch.dtype, repeats: int) -> dict[str, float]:
     """Bytes per second of a large copy; operations per second of large matrix products.
 
-    Float32 products (on a GPU without TF32) stand for what the vector units can do.
+    Float32 products (on a GPU without TF32) stand for what the vector units can do. The fastest sample
+    counts: what the machine can do isn't less because something else ran.
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     size = 1 << (28 if device == "cuda" else 26)
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     side = 8192 if device == "cuda" else 1536
-    rates = {"bytes": 2 * size / compare([lambda: target.copy_(source)], repeats, device)[0]}
-    for name, kind in (("vector", torch.float32), ("matrix", dtype)):
+
+    def fastest(call: Callable[[], object]) -> float:
+        return min(samples([call], repeats, device)[0])
+
+    def product(kind: torch.dtype) -> float:
         a, b = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
-        rates[name] = 2 * side**3 / compare([lambda a=a, b=b: a @ b], repeats, device)[0]
-    return rates
+        return 2 * side**3 / fastest(lambda: a @ b)
+
+    vector = product(torch.float32)
+    return {
+        "bytes": 2 * size / fastest(lambda: target.copy_(source)),
+        "vector": vector,
+        "matrix": vector if dtype == torch.float32 else product(dtype),
+    }
 
 
 def measure(case: Case, rates: dict[str, float], repeats: int, device: str) -> dict[str, object]:

@@ -6,7 +6,18 @@ import sys
 
 import torch
 
-from . import batched_nms, deform_conv2d, label_map, library, nms, reference, roi_align, sigmoid_focal_loss
+from . import (
+    batched_nms,
+    compact_label_map,
+    deform_conv2d,
+    label_map,
+    library,
+    multilevel_roi_align,
+    nms,
+    reference,
+    roi_align,
+    sigmoid_focal_loss,
+)
 
 
 def describe() -> str:
@@ -39,22 +50,37 @@ def self_test(device: str) -> dict[str, bool]:
     loss = reference.sigmoid_focal_loss(logits, groups, 2.0, 0.25).sum()
     drawn = reference.label_map([boxes], [groups + 1], 3, 140, 140)
     boxes, scores, groups, logits = (t.to(device) for t in (boxes, scores, groups, logits))
+    maps, images, channels = compact_label_map([boxes], [groups + 1], 3, 140, 140)
     return {
         "nms": torch.equal(nms(boxes, scores, 0.5, True).cpu(), alone),
         "batched_nms": torch.equal(batched_nms(boxes, scores, groups, 0.5, True).cpu(), grouped),
         "sigmoid_focal_loss": torch.allclose(sigmoid_focal_loss(logits, groups, 2.0, 0.25).cpu(), loss),
         "label_map": torch.allclose(label_map([boxes], [groups + 1], 3, 140, 140).cpu(), drawn),
+        "compact_label_map": torch.allclose(maps.cpu(), drawn[images.cpu(), channels.cpu()]),
         "roi_align": _roi_align_is_right(boxes),
+        "multilevel_roi_align": _pyramid_is_right(boxes),
         "deform_conv2d": _deform_conv_is_right(device, generator),
+        "gradients": _gradients_are_right(device, generator),
     }
+
+
+def _with_image(boxes: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
 
 
 def _roi_align_is_right(boxes: torch.Tensor) -> bool:
     """A map whose cells hold their column: one bin gives the middle of a box."""
     columns = torch.arange(160.0, device=boxes.device).expand(1, 1, 160, 160)
-    rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
-    found = roi_align(columns, rois, (1, 1), 1.0, 2)
+    found = roi_align(columns, _with_image(boxes), (1, 1), 1.0, 2)
     return torch.allclose(found.flatten(), (boxes[:, 0] + boxes[:, 2]) / 2, rtol=1e-5)
+
+
+def _pyramid_is_right(boxes: torch.Tensor) -> bool:
+    """Three maps that hold 1, 2 and 3 everywhere: every box gives the number of its own level."""
+    levels = torch.arange(len(boxes), device=boxes.device) % 3
+    maps = [torch.full((1, 1, 160 >> n, 160 >> n), n + 1.0, device=boxes.device) for n in range(3)]
+    found = multilevel_roi_align(maps, _with_image(boxes), levels, (1, 1), [1.0, 0.5, 0.25], 2)
+    return torch.allclose(found.flatten(), levels + 1.0)
 
 
 def _deform_conv_is_right(device: str, generator: torch.Generator) -> bool:
@@ -67,6 +93,28 @@ def _deform_conv_is_right(device: str, generator: torch.Generator) -> bool:
     image, offset, mask = (t.to(device) for t in (image, offset, mask))
     found = deform_conv2d(image, offset, mask, torch.ones(1, 1, 1, 1, device=device), None)
     return torch.allclose(found.cpu(), expected, rtol=1e-5)
+
+
+def _gradients_are_right(device: str, generator: torch.Generator) -> bool:
+    """A step along the gradient changes each result, in float64, as much as the gradient says."""
+    x, offset, weight, logits = (
+        torch.randn(size, generator=generator, dtype=torch.float64).to(device).requires_grad_()
+        for size in ((1, 2, 6, 6), (1, 18, 6, 6), (3, 2, 3, 3), (9, 4))
+    )
+    rois = torch.tensor([[0.0, 0.3, 0.6, 4.7, 3.1]], dtype=torch.float64, device=device)
+    targets = torch.arange(9, device=device) % 6 - 1
+
+    def results(x: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, logits: torch.Tensor) -> tuple:
+        return (
+            deform_conv2d(x, offset, None, weight, None, padding=1).sum(),
+            roi_align(x, rois, (2, 2), 1.0, 2).square().sum(),
+            sigmoid_focal_loss(logits, targets, 2.0, 0.25),
+        )
+
+    # On a GPU the gradient of a deformable convolution is summed in any order.
+    return torch.autograd.gradcheck(
+        results, (x, offset, weight, logits), nondet_tol=1e-9, raise_exception=False
+    )
 
 
 def main() -> int:

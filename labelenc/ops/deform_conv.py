@@ -13,7 +13,8 @@ _SETTINGS = "int[2] stride, int[2] padding, int[2] dilation, int groups, int def
 _INPUTS = f"Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, {_SETTINGS}"
 SCHEMA = f"deform_conv2d({_INPUTS}) -> Tensor"
 BACKWARD_SCHEMA = (
-    f"deform_conv2d_backward(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    f"deform_conv2d_backward(Tensor grad, {_INPUTS}, bool[5] needed) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -57,14 +58,20 @@ def deform_conv2d(
     Under autocast ``x``, ``weight`` and ``bias`` go to its type. Offsets and mask never do: places are
     computed in float32, so that no fraction of a pixel is rounded away.
 
-    Only the arguments are kept for the backward pass; beyond them and the gradients, memory is needed for
-    ``deform_products.BYTES_AT_ONCE``. On a GPU the backward pass adds up the gradient of ``x`` in any order,
-    which ``torch.use_deterministic_algorithms`` forbids.
+    Only the arguments are kept for the backward pass, those that autocast converted as its copies. Memory is
+    needed for ``deform_products.BYTES_AT_ONCE``; for channels-last copies of ``x``, the result and their
+    gradients where they have another layout; and for the gradient of ``x`` in float32 where that has a half
+    type. On a GPU this gradient is added up in any order: where ``x`` needs one,
+    ``torch.use_deterministic_algorithms`` forbids the backward pass.
 
     Raises:
-        ValueError: on wrong shapes, types or settings.
+        ValueError: on wrong shapes, types, devices or settings.
     """
-    strides, paddings, dilations = _pair(stride), _pair(padding), _pair(dilation)
+    strides, paddings, dilations = (
+        _pair(name, value)
+        for name, value in (("stride", stride), ("padding", padding), ("dilation", dilation))
+    )
+    _check_tensors({"x": x, "offset": offset, "mask": mask, "weight": weight, "bias": bias})
     _check_settings(x, weight, bias, (*strides, *dilations), groups, deformable_groups)
     sizes = [
         (length + 2 * pad - spread * (taps - 1) - 1) // step + 1
@@ -73,8 +80,10 @@ def deform_conv2d(
         )
     ]
     _check_fields(x, offset, mask, weight, sizes, deformable_groups)
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    device = x.device.type
+    # Not all devices know autocast: "meta" doesn't.
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        x = x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(device))
     accumulation_type = torch.float64 if x.dtype == torch.float64 else torch.float32
     out: Tensor = torch.ops.labelenc.deform_conv2d(
         x,
@@ -91,8 +100,22 @@ def deform_conv2d(
     return out
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
+def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    if len(value) != 2:
+        raise ValueError(f"{name} must be one number or (vertical, horizontal), got {value}")
+    return value
+
+
+def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
+    given = {name: t for name, t in tensors.items() if t is not None}
+    if not all(t.is_floating_point() for t in given.values()):
+        found = ", ".join(f"{name} {t.dtype}" for name, t in given.items())
+        raise ValueError(f"all tensors must be floating point, got {found}")
+    if len({t.device for t in given.values()}) > 1:
+        found = ", ".join(f"{name} on {t.device}" for name, t in given.items())
+        raise ValueError(f"all tensors must be on one device, got {found}")
 
 
 def _check_settings(
@@ -106,6 +129,11 @@ def _check_settings(
     if x.dim() != 4 or weight.dim() != 4:
         raise ValueError(
             f"x and weight must have four dimensions, got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    if x.shape[1] == 0 or 0 in weight.shape:
+        raise ValueError(
+            "channels and kernel must not be empty, got x and weight "
+            f"{tuple(x.shape)} and {tuple(weight.shape)}"
         )
     if min(*steps, groups, deformable_groups) < 1:
         raise ValueError("stride, dilation, groups and deformable_groups must be at least 1")
@@ -138,9 +166,6 @@ def _check_fields(
                 f"{name} must be {(len(x), channels, *sizes)} for this x, kernel and number of deformable "
                 f"groups, got {tuple(field.shape)}"
             )
-    given = [t for t in (x, offset, mask, weight) if t is not None]
-    if not all(t.is_floating_point() for t in given):
-        raise ValueError(f"all tensors must be floating point, got {[str(t.dtype) for t in given]}")
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -149,8 +174,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    grads = torch.ops.labelenc.deform_conv2d_backward(grad, *ctx.saved_tensors, *ctx.settings)
-    found = (g if needed else None for g, needed in zip(grads, ctx.needs_input_grad, strict=False))
+    needed = list(ctx.needs_input_grad[:5])
+    grads = torch.ops.labelenc.deform_conv2d_backward(grad, *ctx.saved_tensors, *ctx.settings, needed)
+    found = (g if wanted else None for g, wanted in zip(grads, needed, strict=True))
     return *found, *[None] * len(ctx.settings)
 
 
@@ -160,19 +186,19 @@ def _stand_in(x: Tensor, *inputs: Any) -> Tensor:
 
 
 def _backward_stand_in(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    x, _, mask, weight, bias = inputs[:5]
+    settings, needed = inputs[5:-1], inputs[-1]
     with library.autograd_inside():
-        tensors: list[Any] = [None if t is None else t.detach().requires_grad_() for t in inputs[:5]]
-        out = reference.deform_conv2d(*tensors, *inputs[5:])
-        found = iter(torch.autograd.grad(out, [t for t in tensors if t is not None], grad))
-    grads: list[Any] = [t if t is None else next(found) for t in tensors]
-    dx, d_offset, d_mask, d_weight, d_bias = grads
-    return (
-        dx.contiguous(memory_format=deform_products.memory_format(x)),
-        d_offset.contiguous(),
-        x.new_empty(0) if mask is None else d_mask.contiguous(),
-        d_weight.contiguous(memory_format=deform_products.memory_format(weight)),
-        weight.new_empty(0) if bias is None else d_bias,
+        tensors: list[Any] = [
+            t if t is None else t.detach().requires_grad_(wanted)
+            for t, wanted in zip(inputs[:5], needed, strict=True)
+        ]
+        out = reference.deform_conv2d(*tensors, *settings)
+        found = iter(
+            torch.autograd.grad(out, [t for t in tensors if t is not None and t.requires_grad], grad)
+        )
+    return tuple(
+        next(found).contiguous(memory_format=layout) if wanted else inputs[0].new_empty(0)
+        for layout, wanted in zip(_layouts(inputs[0], inputs[3]), needed, strict=True)
     )
 
 
@@ -181,22 +207,17 @@ def _fake(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *_: An
     return out.contiguous(memory_format=deform_products.memory_format(x))
 
 
-def _fake_backward(
-    grad: Tensor,
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    *_: Any,
-) -> tuple[Tensor, ...]:
+def _layouts(x: Tensor, weight: Tensor) -> list[torch.memory_format]:
+    """Of the gradients to x, offset, mask, weight and bias."""
     dense = torch.contiguous_format
-    return (
-        torch.empty_like(x, memory_format=deform_products.memory_format(x)),
-        torch.empty_like(offset, memory_format=dense),
-        x.new_empty(0) if mask is None else torch.empty_like(mask, memory_format=dense),
-        torch.empty_like(weight, memory_format=deform_products.memory_format(weight)),
-        weight.new_empty(0 if bias is None else len(weight)),
+    return [deform_products.memory_format(x), dense, dense, deform_products.memory_format(weight), dense]
+
+
+def _fake_backward(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    layouts = _layouts(inputs[0], inputs[3])
+    return tuple(
+        torch.empty_like(t, memory_format=layout) if wanted else inputs[0].new_empty(0)
+        for t, layout, wanted in zip(inputs[:5], layouts, inputs[-1], strict=True)
     )
 
 

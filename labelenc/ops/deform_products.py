@@ -61,7 +61,7 @@ def forward(
         _product(columns.flatten(2).transpose(0, 1), matrix, _rows(out, s.groups, first, last))
     if bias is not None:
         out += bias
-    return out.permute(0, 3, 1, 2).to(x.dtype).contiguous(memory_format=memory_format(x))
+    return _image(out, x)
 
 
 def backward(
@@ -73,32 +73,53 @@ def backward(
     bias: Tensor | None,
     *settings: Any,
 ) -> tuple[Tensor, ...]:
-    """Gradients to x, offset, mask, weight and bias; those of an absent mask or bias are empty."""
-    if x.is_cuda:
+    """Gradients to x, offset, mask, weight and bias; empty where ``needed``, the last argument, is false.
+
+    It is false for an absent mask or bias. If image, offset and mask need none, columns are all it takes.
+    """
+    s, needed = Settings(*settings[:-1]), settings[-1]
+    if x.is_cuda and needed[0]:
         library.alert_not_deterministic("labelenc::deform_conv2d_backward")
-    s, compute_type = Settings(*settings), _compute_type(x)
+    compute_type = _compute_type(x)
     grad = grad.permute(0, 2, 3, 1).contiguous().to(compute_type)
     cells = x.permute(0, 2, 3, 1).contiguous().to(compute_type)
     matrix = _matrix(weight.to(compute_type), s.groups)
-    grad_cells = torch.zeros_like(cells, dtype=offset.dtype)
-    grad_offset = torch.empty_like(offset, memory_format=torch.contiguous_format)
-    grad_mask = None if mask is None else torch.empty_like(mask, memory_format=torch.contiguous_format)
+    sums = _place_gradients(cells, offset, mask) if any(needed[:3]) else None
     grad_matrix = torch.zeros_like(matrix)
     buffer = _buffer(cells, weight, s.groups, grad)
-    for first, last in _pieces(grad, len(buffer)):
+    for first, last in _pieces(grad, len(buffer)) if any(needed[:4]) else ():
         columns = buffer[: last - first]
         flat, rows = columns.flatten(2).transpose(0, 1), _rows(grad, s.groups, first, last)
-        _product(rows, matrix, flat)
-        torch.ops.labelenc.deform_columns_backward(
-            cells, offset, mask, columns, grad_cells, grad_offset, grad_mask, first, s.geometry(weight)
-        )
-        grad_matrix = _add_product(grad_matrix, rows.transpose(1, 2), flat)
-    return (
-        grad_cells.permute(0, 3, 1, 2).to(x.dtype).contiguous(memory_format=memory_format(x)),
+        where = (first, s.geometry(weight))
+        if sums is None:
+            torch.ops.labelenc.deform_columns(cells, offset, mask, columns, *where)
+        else:
+            _product(rows, matrix, flat)
+            torch.ops.labelenc.deform_columns_backward(cells, offset, mask, columns, *sums, *where)
+        if needed[3]:
+            grad_matrix = _add_product(grad_matrix, rows.transpose(1, 2), flat)
+    grad_cells, grad_offset, grad_mask = (None, None, None) if sums is None else sums
+    grads = (
+        _image(grad_cells, x) if needed[0] and grad_cells is not None else None,
         grad_offset,
-        x.new_empty(0) if grad_mask is None else grad_mask,
+        grad_mask,
         _weight(grad_matrix.to(weight.dtype), weight),
-        weight.new_empty(0) if bias is None else grad.sum((0, 1, 2)).to(weight.dtype),
+        grad.sum((0, 1, 2)).to(weight.dtype) if needed[4] else None,
+    )
+    return tuple(
+        g if g is not None and wanted else x.new_empty(0) for g, wanted in zip(grads, needed, strict=True)
+    )
+
+
+def _place_gradients(
+    cells: Tensor, offset: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Where the kernel adds up the gradient of ``cells`` and puts those of offset and mask."""
+    dense = torch.contiguous_format
+    return (
+        torch.zeros_like(cells, dtype=offset.dtype),
+        torch.empty_like(offset, memory_format=dense),
+        None if mask is None else torch.empty_like(mask, memory_format=dense),
     )
 
 
@@ -109,6 +130,10 @@ def _compute_type(x: Tensor) -> torch.dtype:
 def _matrix(weight: Tensor, groups: int) -> Tensor:
     """(O, C / groups, h, w) -> (groups, O / groups, h w C / groups), in the order of the columns."""
     return weight.unflatten(0, (groups, -1)).flatten(3).transpose(2, 3).flatten(2)
+
+
+def _image(cells: Tensor, like: Tensor) -> Tensor:
+    return cells.permute(0, 3, 1, 2).to(like.dtype).contiguous(memory_format=memory_format(like))
 
 
 def _weight(matrix: Tensor, like: Tensor) -> Tensor:

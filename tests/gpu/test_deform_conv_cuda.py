@@ -150,6 +150,48 @@ def test_deterministic_algorithms_are_demanded_of_the_backward_pass_only(seed: i
         torch.use_deterministic_algorithms(False)
 
 
+def test_strict_determinism_forbids_the_gradient_of_the_image_only(seed: int) -> None:
+    given = moved(random_input(SHAPES[0]), "cuda")
+    given["weight"].requires_grad_()
+    torch.use_deterministic_algorithms(True)
+    try:
+        once, again = (
+            torch.autograd.grad(ops.deform_conv2d(**given, padding=1).sum(), given["weight"])[0]
+            for _ in range(2)
+        )
+        assert torch.equal(once, again)
+        out = ops.deform_conv2d(**{**given, "x": given["x"].requires_grad_()}, padding=1)
+        with pytest.raises(RuntimeError, match="deform_conv2d_backward does not have a deterministic"):
+            out.sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("names", [["weight"], ["x"], ["mask", "bias"], ["offset", "weight"], ["bias"]])
+def test_any_choice_of_gradients(seed: int, names: list[str]) -> None:
+    given = moved(random_input(SHAPES[0]), "cuda")
+    expected = dict(zip(given, results(given, SHAPES[0])[1:], strict=True))
+    wanted = [given[name].requires_grad_() for name in names]
+    out = ops.deform_conv2d(*given.values(), *SHAPES[0][3:])
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(5))
+    for name, grad in zip(names, torch.autograd.grad(out, wanted, upstream.to(out)), strict=True):
+        torch.testing.assert_close(grad.cpu(), expected[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_waits_for_the_host(seed: int, dtype: torch.dtype) -> None:
+    given = {name: t.requires_grad_() for name, t in moved(random_input(SHAPES[0]), "cuda", dtype).items()}
+    # The first call may have to set up the library of matrix products.
+    torch.autograd.grad(ops.deform_conv2d(**given, padding=1).sum(), list(given.values()))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        out = ops.deform_conv2d(**given, padding=1)
+        grads = torch.autograd.grad(out, list(given.values()), torch.ones_like(out))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(grad.isfinite().all() for grad in grads)
+
+
 def test_opcheck_and_compile(seed: int) -> None:
     given = moved(random_input(SHAPES[0]), "cuda", torch.float32)
     inputs = [t.requires_grad_() for t in given.values()]

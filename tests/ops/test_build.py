@@ -60,52 +60,105 @@ def test_cuda_home_is_taken_at_its_word(
     assert build.find_cuda_home() == str(home)
 
 
+def make_program(path: Path, prints: str) -> None:
+    path.write_text(f"#!/bin/sh\necho '{prints}'\n")
+    path.chmod(0o755)
+
+
 @pytest.mark.parametrize(
-    ("force", "torch_has_cuda", "gpu", "home", "expected"),
+    ("force", "torch_cuda", "gpu", "release", "expected"),
     [
-        ("0", True, True, "/cuda", True),
-        ("0", True, False, "/cuda", False),
-        ("0", True, True, None, False),
-        ("0", False, False, "/cuda", False),
-        ("", True, False, "/cuda", False),
-        ("1", True, False, "/cuda", True),
+        ("", "13.2", True, "13.0", True),
+        ("", "13.2", True, "12.8", False),
+        ("", "13.2", True, None, False),
+        ("", "13.2", False, "13.0", False),
+        ("", None, True, "13.0", False),
+        ("0", "13.2", True, "13.0", False),
+        ("false", "13.2", True, "13.0", False),
+        ("OFF", "13.2", True, "13.0", False),
+        ("1", "13.2", False, "13.0", True),
+        ("true", "13.2", False, "13.0", True),
     ],
 )
 def test_when_cuda_kernels_are_built(
     build: ModuleType,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     force: str,
-    torch_has_cuda: bool,
+    torch_cuda: str | None,
     gpu: bool,
-    home: str | None,
+    release: str | None,
     expected: bool,
 ) -> None:
     monkeypatch.setenv("FORCE_CUDA", force)
-    assert build.wants_cuda(torch_has_cuda, gpu, home) is expected
+    home = None
+    if release is not None:
+        home = str(make_toolkit(tmp_path / "cuda"))
+        make_program(tmp_path / "cuda/bin/nvcc", f"Cuda compilation tools, release {release}, V{release}.1")
+    assert build.wants_cuda(torch_cuda, gpu, home) is expected
 
 
 @pytest.mark.parametrize(
-    ("torch_has_cuda", "home", "message"), [(False, "/cuda", "CPU only"), (True, None, "CUDA_HOME")]
+    ("torch_cuda", "release", "message"),
+    [
+        (None, "13.0", "CPU only"),
+        ("13.2", None, "CUDA_HOME"),
+        ("13.2", "12.8", r"is 12.8 and PyTorch is built for CUDA 13.2"),
+        ("13.2", "", "is broken and PyTorch"),
+    ],
 )
 def test_a_demand_for_cuda_that_cannot_be_met_stops_the_build(
-    build: ModuleType, monkeypatch: pytest.MonkeyPatch, torch_has_cuda: bool, home: str | None, message: str
+    build: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    torch_cuda: str | None,
+    release: str | None,
+    message: str,
 ) -> None:
     monkeypatch.setenv("FORCE_CUDA", "1")
+    home = None
+    if release is not None:
+        home = str(make_toolkit(tmp_path / "cuda"))
+        make_program(tmp_path / "cuda/bin/nvcc", f"release {release}, V1")
     with pytest.raises(SystemExit, match=message):
-        build.wants_cuda(torch_has_cuda, True, home)
+        build.wants_cuda(torch_cuda, True, home)
+
+
+def test_a_wish_that_is_neither_yes_nor_no_stops_the_build(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_CUDA", "maybe")
+    with pytest.raises(SystemExit, match="set it to 1 or 0"):
+        build.wants_cuda("13.2", True, None)
 
 
 def test_without_a_compiler_nothing_is_built_unless_cuda_is_demanded(
     build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("FORCE_CUDA", "0")
-    assert build.build_settings() == {}
-    monkeypatch.setenv("FORCE_CUDA", "1")
-    monkeypatch.setenv("CUDA_HOME", str(make_toolkit(tmp_path / "cuda")))
-    with pytest.raises(SystemExit, match="compiler" if torch.version.cuda else "CPU only"):
-        build.build_settings()
+    home = make_toolkit(tmp_path / "cuda")
+    make_program(home / "bin/nvcc", f"release {torch.version.cuda}, V1")
+    monkeypatch.setenv("CUDA_HOME", str(home))
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path/fails").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "path/fails").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    for compiler in (None, str(tmp_path / "path/fails"), str(tmp_path / "path/none")):
+        monkeypatch.delenv("CXX", raising=False)
+        if compiler is not None:
+            monkeypatch.setenv("CXX", compiler)
+        monkeypatch.setenv("FORCE_CUDA", "0")
+        assert build.build_settings() == {}
+        monkeypatch.setenv("FORCE_CUDA", "1")
+        with pytest.raises(SystemExit, match=r"C\+\+20 compiler" if torch.version.cuda else "CPU only"):
+            build.build_settings()
+
+
+def test_a_compiler_is_one_that_compiles(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.which("c++")
+    if real is None:
+        pytest.skip("needs a C++ compiler")
+    monkeypatch.setenv("CXX", f"{real} -O1")
+    assert build.has_compiler()
 
 
 @pytest.mark.parametrize("source", CUDA_SOURCES, ids=lambda path: path.name)

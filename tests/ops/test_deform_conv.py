@@ -261,10 +261,21 @@ def test_no_images() -> None:
         ({}, {"stride": 2}, r"offset must be \(2, 18, 4, 4\)"),
         ({}, {"deformable_groups": 2}, r"offset must be \(2, 36, 8, 8\)"),
         ({}, {"dilation": 9}, "smaller than the kernel"),
-        ({"x": torch.zeros(2, 4, 8, 8, dtype=torch.int64)}, {}, "floating point"),
+        ({"x": torch.zeros(2, 4, 8, 8, dtype=torch.int64)}, {}, "floating point, got x torch.int64"),
+        ({"bias": torch.zeros(6, dtype=torch.int64)}, {}, "bias torch.int64"),
+        ({"offset": torch.zeros(2, 18, 8, 8, device="meta")}, {}, "one device, got x on cpu, offset on meta"),
+        ({"x": torch.zeros(2, 0, 8, 8), "weight": torch.zeros(6, 0, 3, 3)}, {}, "must not be empty"),
+        ({"weight": torch.zeros(6, 4, 0, 3)}, {}, "must not be empty"),
+        ({"weight": torch.zeros(0, 4, 3, 3)}, {}, "must not be empty"),
+        (
+            {},
+            {"stride": (1, 1, 1)},
+            r"stride must be one number or \(vertical, horizontal\), got \(1, 1, 1\)",
+        ),
+        ({}, {"padding": (1,)}, "padding must be one number"),
     ],
 )
-def test_wrong_arguments(changed: dict[str, Tensor], settings: dict[str, int], message: str) -> None:
+def test_wrong_arguments(changed: dict[str, Tensor], settings: dict[str, Any], message: str) -> None:
     tensors = {
         "x": torch.zeros(2, 4, 8, 8),
         "offset": torch.zeros(2, 18, 8, 8),
@@ -275,3 +286,11 @@ def test_wrong_arguments(changed: dict[str, Tensor], settings: dict[str, int], m
     }
     with pytest.raises(ValueError, match=message):
         ops.deform_conv2d(**tensors, **{"padding": 1, **settings})
+
+
+def test_tensors_without_data_give_one() -> None:
+    with torch.device("meta"):
+        x, weight = torch.zeros(2, 4, 8, 8), torch.zeros(6, 4, 3, 3, requires_grad=True)
+        found = ops.deform_conv2d(x, torch.zeros(2, 18, 8, 8), None, weight, None, padding=1)
+    assert found.shape == (2, 6, 8, 8)
+    assert torch.autograd.grad(found.sum(), weight)[0].shape == weight.shape

@@ -139,6 +139,31 @@ def test_threads_do_not_matter(seed: int, groups: tuple[int, int], images: int) 
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("stand_in", [False, True])
+@pytest.mark.parametrize("names", [["weight"], ["x"], ["mask", "bias"], ["offset", "weight"], ["bias"]])
+def test_any_choice_of_gradients(seed: int, names: list[str], stand_in: bool) -> None:
+    tensors = random_input((2, 1))
+    inputs = (*tensors.values(), [1, 1], [1, 1], [1, 1], 2, 1)
+    grad = torch.randn(2, 6, 9, 9, dtype=torch.float64)
+    backward = DEFORM_CONV._backward_stand_in if stand_in else torch.ops.labelenc.deform_conv2d_backward
+    every = torch.ops.labelenc.deform_conv2d_backward(grad, *inputs, [True] * 5)
+    some = backward(grad, *inputs, [name in names for name in tensors])
+    for name, found, expected in zip(tensors, some, every, strict=True):
+        torch.testing.assert_close(found, expected if name in names else expected.new_empty(0))
+
+
+@pytest.mark.skipif(library.build is None, reason="labelenc.ops was not compiled")
+@pytest.mark.parametrize(("name", "kernel"), [("weight", "deform_columns"), ("bias", None)])
+def test_gradients_that_nobody_asks_for_are_not_computed(seed: int, name: str, kernel: str | None) -> None:
+    tensors = random_input((1, 1))
+    tensors[name].requires_grad_()
+    out = convolve(tensors)
+    with torch.profiler.profile() as profile:
+        out.sum().backward()
+    called = {event.name for event in profile.events() if event.name.startswith("labelenc::deform_columns")}
+    assert called == (set() if kernel is None else {f"labelenc::{kernel}"})
+
+
 def test_only_the_arguments_are_kept_for_the_backward_pass(seed: int) -> None:
     tensors = {name: t.float().requires_grad_() for name, t in random_input((1, 1)).items()}
     kept: list[int] = []
@@ -168,13 +193,16 @@ def test_opcheck(seed: int, groups: tuple[int, int], modulated: bool) -> None:
     torch.library.opcheck(torch.ops.labelenc.deform_conv2d.default, inputs)
     plain = [i.detach() if isinstance(i, Tensor) else i for i in inputs]
     grad = torch.randn_like(torch.ops.labelenc.deform_conv2d(*plain))
-    torch.library.opcheck(torch.ops.labelenc.deform_conv2d_backward.default, (grad, *plain))
+    every = [True, True, modulated, True, True]
+    for needed in (every, [False, False, False, True, False], [False, True, False, False, True]):
+        given = (grad, *plain, needed)
+        torch.library.opcheck(torch.ops.labelenc.deform_conv2d_backward.default, given)
     # What takes the place of kernels that were not compiled agrees with them, layouts included.
     expected = torch.ops.labelenc.deform_conv2d(*plain)
     assert DEFORM_CONV._stand_in(*plain).stride() == expected.stride()
     torch.testing.assert_close(DEFORM_CONV._stand_in(*plain), expected, rtol=1e-3, atol=1e-3)
-    found = torch.ops.labelenc.deform_conv2d_backward(grad, *plain)
-    for one, other in zip(found, DEFORM_CONV._backward_stand_in(grad, *plain), strict=True):
+    found = torch.ops.labelenc.deform_conv2d_backward(grad, *plain, every)
+    for one, other in zip(found, DEFORM_CONV._backward_stand_in(grad, *plain, every), strict=True):
         assert one.stride() == other.stride()
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 

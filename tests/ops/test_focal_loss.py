@@ -17,7 +17,9 @@ from labelenc.ops import library, reference
 
 FOCAL_LOSS = importlib.import_module("labelenc.ops.focal_loss")
 FLT_MIN = torch.finfo(torch.float32).tiny
-NEEDS_KERNELS = pytest.mark.skipif(library.build is None, reason="what the kernels promise beyond plain PyTorch")
+NEEDS_KERNELS = pytest.mark.skipif(
+    library.build is None, reason="what the kernels promise beyond plain PyTorch"
+)
 
 
 def one_hot(targets: Tensor, columns: int) -> Tensor:

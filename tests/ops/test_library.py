@@ -77,6 +77,24 @@ def test_kernels_older_than_the_python_part_are_an_error(tmp_path: Path) -> None
     assert "older than its Python part" in done.stderr.strip().split("\n")[-1]
 
 
+@pytest.mark.slow
+def test_without_kernels_the_tests_of_the_operations_pass_too(tmp_path: Path) -> None:
+    """Some of them, which depend on layouts, types, autocast and autograd inside of an operation."""
+    copy_without_kernels(tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests/conftest.py", tmp_path / "tests")
+    shutil.copytree(
+        ROOT / "tests/ops",
+        tmp_path / "tests/ops",
+        ignore=shutil.ignore_patterns("test_library.py", "__pycache__"),
+    )
+    chosen = "opcheck or contract or autocast or layout or compiles or derivative or finite or gradcheck"
+    done = python(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops", "-k", chosen], tmp_path)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert "passed" in done.stdout.strip().split("\n")[-1]
+
+
 @pytest.mark.parametrize(
     ("message", "torch_cuda", "expected"),
     [
@@ -115,7 +133,7 @@ def test_self_test_passes_and_says_what_is_built() -> None:
     done = python(["-m", "labelenc.ops"], ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "compiled kernels" in done.stdout
-    assert done.stdout.count(" ok") == 6 * (2 if torch.cuda.is_available() else 1)
+    assert done.stdout.count(" ok") == 9 * (2 if torch.cuda.is_available() else 1)
 
 
 USE_DEFORM_CONV = """

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor
 
 from labelenc import ops
-from labelenc.ops import reference
+from labelenc.ops import library, reference
 
 
 def scattered(n: int, legacy: bool = False, extent: float = 3000.0) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,10 @@ def test_grid_gives_what_the_definition_gives(seed: int, legacy: bool) -> None:
 
 @pytest.mark.parametrize("threshold", ["1/10", "1/3", "1/2", "3/4", "1"])
 def test_grid_is_exact_at_the_threshold(seed: int, threshold: str) -> None:
-    """Integer boxes in pairs whose IoU is the threshold, or just above or below it."""
+    """Integer boxes in pairs whose IoU is the threshold, or just above or below it.
+
+    A tenth and a third are no binary fractions: where the overlap is one exactly, rounding decides.
+    """
     exact = Fraction(threshold)
     width = 60
     kept = int(width * exact)
@@ -64,9 +67,11 @@ def test_grid_is_exact_at_the_threshold(seed: int, threshold: str) -> None:
     for pair in range(1500):
         better, worse = sorted((pair, pair + 1500), key=lambda i: -float(scores[i]))
         assert better in found
-        assert (worse not in found) == removed[pair] or Fraction(inside[pair], width) == exact
+        rounded = Fraction(float(exact)) != exact and Fraction(inside[pair], width) == exact
+        assert (worse not in found) == removed[pair] or rounded
 
 
+@pytest.mark.skipif(library.build is None, reason="plain PyTorch looks at the boxes one by one")
 @pytest.mark.parametrize("groups", [None, 80])
 def test_a_million_boxes(seed: int, groups: int | None) -> None:
     """Squares at whole multiples of 32 pixels, four nearly equal ones at each place: one of them survives."""
