@@ -194,7 +194,8 @@ def _encoding_pictures(cfg: CfgNode, info: DatasetInfo, batch: Batch) -> list[tu
     """Per image: the image, its label map, and P3 of its encoding and of its image features."""
     cfg = with_num_classes(cfg, info.num_classes, info.name)
     model = LabelEncStep1(cfg).eval()
-    model.load_state_dict(engine.load_file(Path(cfg.OUTPUT_DIR) / "model_final.pth")["model"])
+    saved = engine.load_file(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+    model.load_state_dict(saved["model_ema"] or saved["model"])
     images = pipeline.prepare(cfg, batch.images)
     size = images.tensors.shape[-2:]
     labels = [target.get_field("labels") for target in batch.targets]

@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from labelenc.config.errors import ConfigError
+
 # Changing these does not make another run of it.
 FREE_KEYS = (
     "OUTPUT_DIR",
@@ -31,12 +33,21 @@ def changed_keys(written: Path, cfg: CfgNode) -> list[str]:
     """``KEY was A, is B`` for the keys in which ``cfg`` differs from a ``config.yml`` written earlier.
 
     Keys that may change freely are left out; without a readable file the list is empty.
+
+    Raises:
+        ConfigError: the number of images per update differs, so the updates done count for something else.
     """
     try:
         old = dict(_flat(yaml.safe_load(written.read_text(encoding="utf-8"))))
     except (OSError, yaml.YAMLError, AttributeError):
         return []
     new = dict(_flat(yaml.safe_load(cfg.dump())))
+    images = "SOLVER.IMS_PER_BATCH"
+    if images in old and old[images] != new[images]:
+        raise ConfigError(
+            f"this run was started with {images} {old[images]}, so it cannot resume with {new[images]}. Keep "
+            "the number (SOLVER.ACCUMULATION_STEPS makes it fit into memory) or choose another OUTPUT_DIR"
+        )
     return [
         f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

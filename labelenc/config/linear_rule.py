@@ -10,6 +10,8 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from labelenc.config.errors import ConfigError
+
 LABELENC_ITERS = ("DISTANCE_LOSS_WARMUP_ITERS", "AUXILIARY_LOSS_ITERS")
 
 
@@ -37,6 +39,9 @@ def auto_scaled(cfg: CfgNode) -> tuple[dict[str, Any], str]:
 
     The result is meant for its own batch size and has AUTO_SCALE False, so a configuration that was written
     out and read again is not scaled twice.
+
+    Raises:
+        ConfigError: two of SOLVER.STEPS become one.
     """
     images, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_IMS_PER_BATCH
     done = {"SOLVER.AUTO_SCALE": False, "SOLVER.REFERENCE_IMS_PER_BATCH": images}
@@ -47,6 +52,12 @@ def auto_scaled(cfg: CfgNode) -> tuple[dict[str, Any], str]:
             "number, write that into SOLVER.REFERENCE_IMS_PER_BATCH"
         )
     values = linear_rule(cfg)
+    steps = values["SOLVER.STEPS"]
+    if len(set(steps)) < len(steps):
+        raise ConfigError(
+            f"SOLVER.AUTO_SCALE would turn SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} into {steps}, two steps at "
+            "once; write the schedule for this batch size by hand"
+        )
     return {**values, **done}, (
         f"SOLVER.AUTO_SCALE: {images} images per update instead of {reference}, so {_listed(values)}"
     )

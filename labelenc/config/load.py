@@ -61,7 +61,10 @@ def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = ())
     _resolve(cfg, explicit)
     check_config(cfg, detector_kind(cfg))
     cfg.freeze()
-    return _auto_scaled(cfg) if cfg.SOLVER.AUTO_SCALE else cfg
+    if cfg.SOLVER.AUTO_SCALE:
+        cfg = _auto_scaled(cfg)
+        check_config(cfg, detector_kind(cfg))
+    return cfg
 
 
 def detector_kind(cfg: CfgNode) -> str:

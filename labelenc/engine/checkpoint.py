@@ -245,9 +245,9 @@ class Checkpointer:
         # Later ones are leftovers of an earlier run, which this one has not overwritten yet.
         limit = int(named[1]) if named else math.inf
         found = []
-        for path in self.output_dir.glob("model_*.pth"):
+        for path in set(self.output_dir.glob("model_*.pth")) - {last}:
             with contextlib.suppress(CheckpointError):
-                content = peek_file(path) if path != last else {}
+                content = peek_file(path)
                 if content.keys() >= set(_KEYS) and content["kind"] == self.kind:
                     found.append((content["iteration"], path))
         return sorted((entry for entry in found if entry[0] <= limit), reverse=True)

@@ -8,9 +8,13 @@ from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import torch
+import torch._dynamo
 from torch import nn
 
 logger = logging.getLogger(__name__)
+
+# Of one part: with and without levels of one cell, square, frozen, without gradient …
+_VARIANTS_PER_PART = 8
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -38,6 +42,9 @@ def compile_parts(model: nn.Module, names: Sequence[str], backend: str | Callabl
     """
     parts = dict(model.named_modules())
     found = [name for name in names if name in parts]
+    # Parts that are nn.Sequential count as one and the same code.
+    limit = max(torch._dynamo.config.recompile_limit, _VARIANTS_PER_PART * len(found))
+    torch._dynamo.config.recompile_limit = limit
     for name in found:
         parts[name].compile(dynamic=True, backend=backend)
     if found:

@@ -42,11 +42,22 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+        _flush_folder(path.parent)
     # torch.save turns the error of a full disk into a RuntimeError that doesn't tell of it.
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise CheckpointError(unwritable(path, error)) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Write the names in ``folder`` to the disk, without which a power failure may undo a renaming."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def unwritable(path: Path, error: BaseException) -> str:

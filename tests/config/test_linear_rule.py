@@ -128,6 +128,10 @@ def test_one_process_speaks(monkeypatch, caplog) -> None:
     ("words", "message"),
     [
         (["SOLVER.AUTO_SCALE", "True", "SOLVER.OPTIMIZER", "AdamW"], "AUTO_SCALE.*AdamW"),
+        (
+            ["SOLVER.AUTO_SCALE", "True", "SOLVER.IMS_PER_BATCH", "64", "SOLVER.STEPS", "(6, 8)"],
+            r"SOLVER.STEPS \(6, 8\) into \(2, 2\)",
+        ),
         (["SOLVER.REFERENCE_IMS_PER_BATCH", "0"], "REFERENCE_IMS_PER_BATCH must be positive"),
         (["SOLVER.ACCUMULATION_STEPS", "0"], "ACCUMULATION_STEPS must be positive"),
         (["SOLVER.EMA_DECAY", "1.0"], "EMA_DECAY must be"),

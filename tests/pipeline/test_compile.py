@@ -55,6 +55,18 @@ def test_one_graph_per_part_whatever_the_sizes(seed, tiny_cfg):
     assert counters["graph_break"] == {}
 
 
+def test_flat_sizes_and_thawed_parts_are_compiled_too(seed, tiny_cfg):
+    model = LabelEncStep1(tiny_cfg(*CLASSES)).train()
+    engine.compile_parts(model, COMPILED_PARTS, backend="eager")
+    for weight in (0.0, 1.0):
+        model.feature_adapt.requires_grad_(weight > 0)
+        for size in ((96, 160), (64, 64), (32, 160), (160, 32), (32, 32), (128, 96)):
+            sum(model(*random_batch(*size), distance_loss_weight=weight).values()).backward()
+    # What passes the limit of variants runs uncompiled from then on, and is counted there.
+    assert counters["unimplemented"] == {}
+    assert graphs() > len(COMPILED_PARTS)
+
+
 def test_losses_gradients_and_names_are_those_of_the_model(seed, tiny_cfg):
     plain = LabelEncStep1(tiny_cfg(*CLASSES, "MODEL.BACKBONE.ACTIVATION_CHECKPOINTING", True)).train()
     compiled = deepcopy(plain)
