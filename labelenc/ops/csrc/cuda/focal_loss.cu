@@ -86,7 +86,7 @@ __device__ void store(const Arguments<Logit, T>& a, int64_t vector, T* values) {
     for (int k = 0; k < kVector; ++k) {
       packed.values[k] = static_cast<Logit>(values[k] * (a.one_grad ? *a.grad : a.grad[vector * kVector + k]));
     }
-    store_pack(static_cast<Logit*>(a.out) + vector * kVector, packed);
+    static_cast<Pack<Logit, kVector>*>(a.out)[vector] = packed;
   }
 }
 
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kThreads) focal_loss_kernel(Arguments<Logit, T
       assert(target >= -1 && target <= static_cast<int64_t>(a.vectors_per_row) * kVector);
       T values[kVector];
       elements<kOutput, kVector>(
-          a, load_pack<kVector>(a.logits + vector * kVector), target,
+          a, reinterpret_cast<const Pack<Logit, kVector>*>(a.logits)[vector], target,
           static_cast<int64_t>(offset) * kVector, values);
       if constexpr (kOutput == Output::kSum) {
         for (int k = 0; k < kVector; ++k) {
