@@ -150,7 +150,11 @@ def test_deterministic_algorithms_are_demanded_of_the_backward_pass_only(seed: i
         torch.use_deterministic_algorithms(False)
 
 
-def test_strict_determinism_forbids_the_gradient_of_the_image_only(seed: int) -> None:
+def test_strict_determinism_forbids_the_gradient_of_the_image_only(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without it, PyTorch refuses the matrix products before anything else.
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     given = moved(random_input(SHAPES[0]), "cuda")
     given["weight"].requires_grad_()
     torch.use_deterministic_algorithms(True)

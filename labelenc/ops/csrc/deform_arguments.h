@@ -9,24 +9,10 @@
 #include <type_traits>
 #include <vector>
 
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Exception.h>
-#include <torch/headeronly/util/Half.h>
-
 #include "deform_sample.h"
+#include "tensor_types.h"
 
 namespace labelenc {
-
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-inline ScalarType accumulation_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
 
 template <typename A>
 Field<A> field(const Tensor& t) {
@@ -37,23 +23,6 @@ Field<A> field(const Tensor& t) {
     data = static_cast<A*>(t.mutable_data_ptr());
   }
   return {data, t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
-}
-
-// Calls with a value of the type of x and one of the type that sums are computed in.
-template <typename Call>
-void for_deform_type(const Tensor& x, const Call& call) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return call(float(), float());
-    case ScalarType::Double:
-      return call(double(), double());
-    case ScalarType::Half:
-      return call(Half(), float());
-    case ScalarType::BFloat16:
-      return call(BFloat16(), float());
-    default:
-      STD_TORCH_CHECK(false, "deform_columns: x must be float16, bfloat16, float32 or float64");
-  }
 }
 
 // Without a tensor the field is empty: data is null.
@@ -68,8 +37,7 @@ inline void check_field(const Tensor& field, const Tensor& x, const DeformShape&
           field.size(2) == shape.out_height && field.size(3) == shape.out_width,
       "deform_columns: offset and mask must fit x, kernel and deformable groups");
   STD_TORCH_CHECK(
-      field.scalar_type() == accumulation_type(x) && field.get_device_index() == x.get_device_index() &&
-          field.is_cuda() == x.is_cuda(),
+      field.scalar_type() == accumulation_type(x) && same_device(field, x),
       "deform_columns: offset and mask must be float32 (float64 for x in float64) and where x is");
 }
 
@@ -80,8 +48,7 @@ inline DeformShape deform_shape(
   STD_TORCH_CHECK(offset.dim() == 4, "deform_columns: offset must have four dimensions");
   STD_TORCH_CHECK(columns.dim() == 4 && columns.is_contiguous(), "deform_columns: columns must be dense, 4-d");
   STD_TORCH_CHECK(
-      columns.scalar_type() == x.scalar_type() && columns.get_device_index() == x.get_device_index() &&
-          columns.is_cuda() == x.is_cuda(),
+      columns.scalar_type() == x.scalar_type() && same_device(columns, x),
       "deform_columns: columns must have the type of x and be where x is");
   STD_TORCH_CHECK(geometry.size() == 8, "deform_columns: geometry must have eight numbers");
   const DeformShape shape{
@@ -117,8 +84,7 @@ inline void check_deform_grads(
   STD_TORCH_CHECK(
       grad_x.dim() == 4 && grad_x.is_contiguous() && grad_x.size(0) == x.size(0) && grad_x.size(1) == x.size(1) &&
           grad_x.size(2) == x.size(2) && grad_x.size(3) == x.size(3) &&
-          grad_x.scalar_type() == accumulation_type(x) && grad_x.get_device_index() == x.get_device_index() &&
-          grad_x.is_cuda() == x.is_cuda(),
+          grad_x.scalar_type() == accumulation_type(x) && same_device(grad_x, x),
       "deform_columns_backward: grad_x must be dense, of the shape of x, in float32 (float64 for x in float64)");
 }
 

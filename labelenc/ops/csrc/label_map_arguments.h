@@ -3,21 +3,15 @@
 
 #include <optional>
 
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
+#include "tensor_types.h"
 
 namespace labelenc {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 inline void check_label_map_arguments(
     const Tensor& boxes, const Tensor& slots, const std::optional<Tensor>& scales, int64_t count, int64_t height,
     int64_t width) {
   const auto fits = [&](const Tensor& t, ScalarType type) {
-    return t.dim() == 1 && t.size(0) == boxes.size(0) && t.scalar_type() == type &&
-        t.get_device_index() == boxes.get_device_index() && t.is_cuda() == boxes.is_cuda();
+    return t.dim() == 1 && t.size(0) == boxes.size(0) && t.scalar_type() == type && same_device(t, boxes);
   };
   STD_TORCH_CHECK(
       boxes.dim() == 2 && boxes.size(1) == 4 && boxes.scalar_type() == ScalarType::Float,

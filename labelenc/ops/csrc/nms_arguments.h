@@ -3,14 +3,9 @@
 
 #include <optional>
 
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
+#include "tensor_types.h"
 
 namespace labelenc {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 inline void check_nms_arguments(const Tensor& boxes, const std::optional<Tensor>& groups) {
   STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, "nms_sorted: boxes must be (N, 4)");
@@ -21,9 +16,7 @@ inline void check_nms_arguments(const Tensor& boxes, const std::optional<Tensor>
     STD_TORCH_CHECK(
         groups->dim() == 1 && groups->size(0) == boxes.size(0), "nms_sorted: groups must be (N,) like the boxes");
     STD_TORCH_CHECK(groups->scalar_type() == ScalarType::Long, "nms_sorted: groups must be int64");
-    STD_TORCH_CHECK(
-        groups->get_device_index() == boxes.get_device_index() && groups->is_cuda() == boxes.is_cuda(),
-        "nms_sorted: boxes and groups must be on one device");
+    STD_TORCH_CHECK(same_device(*groups, boxes), "nms_sorted: boxes and groups must be on one device");
   }
 }
 

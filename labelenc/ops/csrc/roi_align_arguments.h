@@ -5,37 +5,16 @@
 #include <vector>
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Exception.h>
-#include <torch/headeronly/util/Half.h>
+
+#include "tensor_types.h"
 
 namespace labelenc {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 struct RoiAlignSettings {
   int64_t bins_high, bins_wide;
   std::vector<double> scales;
   int64_t sampling_ratio;
 };
-
-// What sums are made in.
-template <typename Storage>
-struct RoiCompute {
-  using Type = float;
-};
-
-template <>
-struct RoiCompute<double> {
-  using Type = double;
-};
-
-inline bool same_device(const Tensor& a, const Tensor& b) {
-  return a.is_cuda() == b.is_cuda() && a.get_device_index() == b.get_device_index();
-}
 
 inline void check_roi_align_arguments(
     const std::vector<Tensor>& features, const Tensor& rois, const Tensor& levels,
@@ -56,8 +35,7 @@ inline void check_roi_align_arguments(
         feature.size(2) <= INT32_MAX / 2 && feature.size(3) <= INT32_MAX / 2, "multilevel_roi_align: map too large");
   }
   STD_TORCH_CHECK(
-      rois.dim() == 2 && rois.size(1) == 5 &&
-          rois.scalar_type() == (type == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
+      rois.dim() == 2 && rois.size(1) == 5 && rois.scalar_type() == accumulation_type(features[0]),
       "multilevel_roi_align: rois must be (K, 5), float64 for features of that type, otherwise float32");
   STD_TORCH_CHECK(
       levels.dim() == 1 && levels.size(0) == rois.size(0) && levels.scalar_type() == ScalarType::Long &&
@@ -105,22 +83,5 @@ struct RoiAlignCall {
     return torch::stable::contiguous(grad);
   }
 };
-
-// Calls `run` with a value of the C++ type behind a scalar type.
-template <typename Run>
-void with_storage_type(ScalarType type, const Run& run) {
-  switch (type) {
-    case ScalarType::Float:
-      return run(float());
-    case ScalarType::Double:
-      return run(double());
-    case ScalarType::Half:
-      return run(torch::headeronly::Half());
-    case ScalarType::BFloat16:
-      return run(torch::headeronly::BFloat16());
-    default:
-      STD_TORCH_CHECK(false, "multilevel_roi_align: features must be float16, bfloat16, float32 or float64");
-  }
-}
 
 }  // namespace labelenc

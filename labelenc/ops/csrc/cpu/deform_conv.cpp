@@ -155,7 +155,7 @@ void deform_columns(
     std::vector<int64_t> geometry) {
   const DeformShape shape = deform_shape(x, offset, mask, columns, first, geometry);
   const int64_t entries = std::max<int64_t>(1, shape.taps * shape.channels);
-  for_deform_type(x, [&](auto value, auto sum) {
+  for_floating_type(x, "deform_columns: x", [&](auto value, auto sum) {
     using T = decltype(value);
     using A = decltype(sum);
     const std::vector<T> zeros(shape.channels, T(0));
@@ -219,7 +219,7 @@ void deform_columns_backward(
   const int64_t images = (first + rows - 1) / shape.positions() - first_image + 1;
   const int64_t parts = parts_per_group(shape, images, rows);
   const int64_t units = shape.deformable_groups * parts;
-  for_deform_type(x, [&](auto value, auto sum) {
+  for_floating_type(x, "deform_columns: x", [&](auto value, auto sum) {
     using T = decltype(value);
     using A = decltype(sum);
     const std::vector<T> zeros(shape.channels, T(0));

@@ -17,14 +17,10 @@
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 namespace labelenc {
 namespace {
 
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
 
 constexpr int64_t kBlock = 2048;
 constexpr int64_t kLanes = 16;
@@ -180,34 +176,18 @@ void run_backward(
   });
 }
 
-// Calls with a null pointer of the logits' type and one of the type that they are computed in.
-template <typename Call>
-void with_types(ScalarType type, const Call& call) {
-  switch (type) {
-    case ScalarType::Double:
-      return call(static_cast<double*>(nullptr), static_cast<double*>(nullptr));
-    case ScalarType::Float:
-      return call(static_cast<float*>(nullptr), static_cast<float*>(nullptr));
-    case ScalarType::Half:
-      return call(static_cast<Half*>(nullptr), static_cast<float*>(nullptr));
-    case ScalarType::BFloat16:
-      return call(static_cast<BFloat16*>(nullptr), static_cast<float*>(nullptr));
-    default:
-      STD_TORCH_CHECK(false, "focal_loss: logits must be float64, float32, float16 or bfloat16");
-  }
-}
-
 Tensor focal_loss(Tensor logits, Tensor targets, double gamma, double alpha, bool total) {
   check_focal_loss_arguments(logits, targets);
   const Tensor x = torch::stable::contiguous(logits), t = torch::stable::contiguous(targets);
   const Problem problem{static_cast<const int64_t*>(t.const_data_ptr()), x.size(0), x.size(1)};
-  Tensor out = total ? torch::stable::new_empty(x, {}, focal_loss_type(x))
-                     : torch::stable::new_empty(x, {x.size(0), x.size(1)}, focal_loss_type(x));
-  with_types(x.scalar_type(), [&](auto* logit, auto* computed) {
-    using T = std::remove_pointer_t<decltype(computed)>;
+  Tensor out = total ? torch::stable::new_empty(x, {}, accumulation_type(x))
+                     : torch::stable::new_empty(x, {x.size(0), x.size(1)}, accumulation_type(x));
+  for_floating_type(x, "focal_loss: logits", [&](auto logit, auto computed) {
+    using Logit = decltype(logit);
+    using T = decltype(computed);
     const Settings<T> settings{static_cast<T>(gamma), static_cast<T>(alpha), false};
     run_loss(
-        static_cast<decltype(logit)>(const_cast<void*>(x.const_data_ptr())), problem, settings, total,
+        static_cast<const Logit*>(x.const_data_ptr()), problem, settings, total,
         static_cast<T*>(out.mutable_data_ptr()));
   });
   return out;
@@ -221,9 +201,9 @@ Tensor focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, double ga
   const bool one_grad = is_one_number(grad);
   const Tensor g = one_grad ? grad : torch::stable::contiguous(grad);
   Tensor out = torch::stable::new_empty(x, {x.size(0), x.size(1)});
-  with_types(x.scalar_type(), [&](auto* logit, auto* computed) {
-    using Logit = std::remove_pointer_t<decltype(logit)>;
-    using T = std::remove_pointer_t<decltype(computed)>;
+  for_floating_type(x, "focal_loss: logits", [&](auto logit, auto computed) {
+    using Logit = decltype(logit);
+    using T = decltype(computed);
     run_backward(
         static_cast<const T*>(g.const_data_ptr()), one_grad, static_cast<const Logit*>(x.const_data_ptr()), problem,
         Settings<T>{static_cast<T>(gamma), static_cast<T>(alpha), true}, static_cast<Logit*>(out.mutable_data_ptr()));

@@ -263,7 +263,8 @@ Tensor nms_sorted(Tensor boxes, std::optional<Tensor> groups, double iou_thresho
   if (groups.has_value()) {
     dense_groups = torch::stable::contiguous(*groups);
   }
-  const int64_t* group = dense_groups.has_value() ? static_cast<const int64_t*>(dense_groups->const_data_ptr()) : nullptr;
+  const int64_t* group =
+      dense_groups.has_value() ? static_cast<const int64_t*>(dense_groups->const_data_ptr()) : nullptr;
   bool* out = static_cast<bool*>(keep.mutable_data_ptr());
   if (boxes.scalar_type() == ScalarType::Float) {
     run(static_cast<const float*>(dense.const_data_ptr()), group, n, iou_threshold, legacy_offset, out);

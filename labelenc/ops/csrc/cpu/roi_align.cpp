@@ -30,8 +30,6 @@
 namespace labelenc {
 namespace {
 
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
 
 // Work worth waking a thread for, about half a millisecond.
 constexpr int64_t kWorkPerThread = 1 << 21;
@@ -39,7 +37,7 @@ constexpr int64_t kWorkPerThread = 1 << 21;
 // One unit of work. `map` and `pooled` start at its channels, `pooled` has all channels of all regions.
 template <typename Storage>
 struct Unit {
-  using T = typename RoiCompute<Storage>::Type;
+  using T = AccumulationType<Storage>;
   const RoiPlan<T>& plan;
   const RoiGroup& group;
   MapView<Storage> map;
@@ -66,7 +64,7 @@ LABELENC_HOST_DEVICE void for_each_tile(const Unit<Storage>& unit, const Visit& 
 
 template <typename Storage>
 LABELENC_HOST_DEVICE void pool(const Unit<Storage>& unit) {
-  using T = typename RoiCompute<Storage>::Type;
+  using T = AccumulationType<Storage>;
   T* block = unit.scratch.map.get();
   const MapView<const Storage> map{
       unit.map.data, unit.map.channel_stride, unit.map.row_stride, unit.map.cell_stride};
@@ -91,7 +89,7 @@ LABELENC_HOST_DEVICE void pool(const Unit<Storage>& unit) {
 
 template <typename Storage>
 LABELENC_HOST_DEVICE void spread(const Unit<Storage>& unit) {
-  using T = typename RoiCompute<Storage>::Type;
+  using T = AccumulationType<Storage>;
   T* block = unit.scratch.map.get();
   for_each_tile(unit, [&](bool touched, int64_t, int64_t to, int64_t cells) LABELENC_INLINED {
     if (touched) {
@@ -132,9 +130,9 @@ LABELENC_CLONES void backward(const Unit<BFloat16>& unit) { spread(unit); }
 // Calls `run` with every unit, on all threads; `maps` are the levels' data.
 template <typename Storage, typename Run>
 void for_each_unit(
-    const RoiPlan<typename RoiCompute<Storage>::Type>& plan, const std::vector<Tensor>& features,
+    const RoiPlan<AccumulationType<Storage>>& plan, const std::vector<Tensor>& features,
     const std::vector<Storage*>& maps, Storage* pooled, bool empty_ones_too, const Run& run) {
-  using T = typename RoiCompute<Storage>::Type;
+  using T = AccumulationType<Storage>;
   std::vector<const RoiGroup*> groups;
   int64_t cells = 0, all_cells = 0;
   for (const RoiGroup& group : plan.groups) {
@@ -171,9 +169,9 @@ Tensor multilevel_roi_align(
     std::vector<double> scales, int64_t sampling_ratio) {
   const RoiAlignCall call(features, rois, levels, bins_high, bins_wide, scales, sampling_ratio);
   Tensor pooled = call.new_result();
-  with_storage_type(features[0].scalar_type(), [&](auto zero) {
+  for_floating_type(features[0], "multilevel_roi_align: features", [&](auto zero, auto) {
     using Storage = decltype(zero);
-    const RoiPlan<typename RoiCompute<Storage>::Type> plan(features, call.rois, call.levels, call.settings);
+    const RoiPlan<AccumulationType<Storage>> plan(features, call.rois, call.levels, call.settings);
     std::vector<Storage*> maps;
     for (const Tensor& feature : features) {
       maps.push_back(const_cast<Storage*>(static_cast<const Storage*>(feature.const_data_ptr())));
@@ -191,9 +189,9 @@ std::vector<Tensor> multilevel_roi_align_backward(
   const RoiAlignCall call(features, rois, levels, bins_high, bins_wide, scales, sampling_ratio);
   const Tensor dense_grad = call.dense_gradient(grad);
   std::vector<Tensor> grads = call.new_feature_gradients();
-  with_storage_type(features[0].scalar_type(), [&](auto zero) {
+  for_floating_type(features[0], "multilevel_roi_align: features", [&](auto zero, auto) {
     using Storage = decltype(zero);
-    const RoiPlan<typename RoiCompute<Storage>::Type> plan(features, call.rois, call.levels, call.settings);
+    const RoiPlan<AccumulationType<Storage>> plan(features, call.rois, call.levels, call.settings);
     std::vector<Storage*> maps;
     for (const Tensor& of_level : grads) {
       maps.push_back(static_cast<Storage*>(of_level.mutable_data_ptr()));

@@ -231,7 +231,7 @@ void deform_columns(
     return;
   }
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  for_deform_type(x, [&](auto value, auto sum) {
+  for_floating_type(x, "deform_columns: x", [&](auto value, auto sum) {
     using T = decltype(value);
     using A = decltype(sum);
     launch_columns(make_task<T, A>(shape, x, offset, mask, columns, first), x.get_device_index());
@@ -247,7 +247,7 @@ void deform_columns_backward(
     return;
   }
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  for_deform_type(x, [&](auto value, auto sum) {
+  for_floating_type(x, "deform_columns: x", [&](auto value, auto sum) {
     using T = decltype(value);
     using A = decltype(sum);
     const Gradients<A> to{

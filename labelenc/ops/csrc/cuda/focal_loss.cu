@@ -4,6 +4,7 @@
 // last small kernel in a fixed order, so that it is the same in every run.
 #include "../focal_loss.h"
 #include "../focal_loss_arguments.h"
+#include "pack.h"
 #include "stream.h"
 
 #include <algorithm>
@@ -13,14 +14,10 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 namespace labelenc {
 namespace {
 
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
@@ -42,11 +39,6 @@ struct Arguments {
   void* out;
 };
 
-template <typename Logit, int kVector>
-struct alignas(sizeof(Logit) * kVector) Vector {
-  Logit values[kVector];
-};
-
 template <Output kOutput, bool kSquare, typename T>
 __device__ T negative(T x, T gamma) {
   return kOutput == Output::kGradient ? negative_slope<kSquare>(x, gamma) : negative_loss<kSquare>(x, gamma);
@@ -55,7 +47,7 @@ __device__ T negative(T x, T gamma) {
 // The kVector columns that begin at column, of a row with this target.
 template <Output kOutput, int kVector, typename Logit, typename T>
 __device__ void elements(
-    const Arguments<Logit, T>& a, const Vector<Logit, kVector>& logits, int64_t target, int64_t column, T* out) {
+    const Arguments<Logit, T>& a, const Pack<Logit, kVector>& logits, int64_t target, int64_t column, T* out) {
   for (int k = 0; k < kVector; ++k) {
     out[k] = 0;
   }
@@ -89,12 +81,12 @@ __device__ void store(const Arguments<Logit, T>& a, int64_t vector, T* values) {
       out[k] = values[k];
     }
   } else {
-    Vector<Logit, kVector> packed;
+    Pack<Logit, kVector> packed;
 #pragma unroll
     for (int k = 0; k < kVector; ++k) {
       packed.values[k] = static_cast<Logit>(values[k] * (a.one_grad ? *a.grad : a.grad[vector * kVector + k]));
     }
-    static_cast<Vector<Logit, kVector>*>(a.out)[vector] = packed;
+    static_cast<Pack<Logit, kVector>*>(a.out)[vector] = packed;
   }
 }
 
@@ -136,7 +128,7 @@ __global__ void __launch_bounds__(kThreads) focal_loss_kernel(Arguments<Logit, T
       assert(target >= -1 && target <= static_cast<int64_t>(a.vectors_per_row) * kVector);
       T values[kVector];
       elements<kOutput, kVector>(
-          a, reinterpret_cast<const Vector<Logit, kVector>*>(a.logits)[vector], target,
+          a, reinterpret_cast<const Pack<Logit, kVector>*>(a.logits)[vector], target,
           static_cast<int64_t>(offset) * kVector, values);
       if constexpr (kOutput == Output::kSum) {
         for (int k = 0; k < kVector; ++k) {
@@ -212,7 +204,7 @@ void run_loss(Arguments<Logit, T> a, const Tensor& logits, bool total, Tensor& o
 // Calls with arguments typed by the logits, filled in as far as loss and gradient share them.
 template <typename Call>
 void with_arguments(const Tensor& logits, const Tensor& targets, double gamma, double alpha, const Call& call) {
-  auto fill = [&](auto logit, auto computed) {
+  for_floating_type(logits, "focal_loss: logits", [&](auto logit, auto computed) {
     using Logit = decltype(logit);
     using T = decltype(computed);
     Arguments<Logit, T> a{};
@@ -222,19 +214,7 @@ void with_arguments(const Tensor& logits, const Tensor& targets, double gamma, d
     a.alpha = static_cast<T>(alpha);
     a.square = gamma == 2;
     call(a);
-  };
-  switch (logits.scalar_type()) {
-    case ScalarType::Double:
-      return fill(double{}, double{});
-    case ScalarType::Float:
-      return fill(float{}, float{});
-    case ScalarType::Half:
-      return fill(Half{}, float{});
-    case ScalarType::BFloat16:
-      return fill(BFloat16{}, float{});
-    default:
-      STD_TORCH_CHECK(false, "focal_loss: logits must be float64, float32, float16 or bfloat16");
-  }
+  });
 }
 
 Tensor focal_loss(Tensor logits, Tensor targets, double gamma, double alpha, bool total) {
@@ -242,10 +222,10 @@ Tensor focal_loss(Tensor logits, Tensor targets, double gamma, double alpha, boo
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   const Tensor x = torch::stable::contiguous(logits), t = torch::stable::contiguous(targets);
   if (x.numel() == 0 && total) {
-    return torch::stable::new_zeros(x, {}, focal_loss_type(x));
+    return torch::stable::new_zeros(x, {}, accumulation_type(x));
   }
-  Tensor out = total ? torch::stable::new_empty(x, {}, focal_loss_type(x))
-                     : torch::stable::new_empty(x, {x.size(0), x.size(1)}, focal_loss_type(x));
+  Tensor out = total ? torch::stable::new_empty(x, {}, accumulation_type(x))
+                     : torch::stable::new_empty(x, {x.size(0), x.size(1)}, accumulation_type(x));
   if (x.numel() > 0) {
     with_arguments(x, t, gamma, alpha, [&](const auto& a) { run_loss(a, x, total, out); });
   }

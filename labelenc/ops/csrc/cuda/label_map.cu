@@ -4,6 +4,7 @@
 // nothing has to be cleared before, and no two threads write one pixel.
 #include "../label_map.h"
 #include "../label_map_arguments.h"
+#include "pack.h"
 #include "stream.h"
 
 #include <cassert>
@@ -58,14 +59,9 @@ __device__ void collect(const Maps& m, int64_t box, int64_t slot, int64_t first_
   touching.x_last[at] = static_cast<int>(x.last);
 }
 
-template <int kVector>
-struct alignas(4 * kVector) Pixels {
-  float values[kVector];
-};
-
 // Raises kVector pixels of row y, from column x on, to what the boxes draw there.
 template <int kVector>
-__device__ void raise(const Touching& touching, int y, int x, Pixels<kVector>& pixels) {
+__device__ void raise(const Touching& touching, int y, int x, Pack<float, kVector>& pixels) {
   for (int i = 0; i < touching.count; ++i) {
     if (x + kVector <= touching.x_first[i] || x >= touching.x_last[i]) {
       continue;
@@ -87,7 +83,7 @@ __global__ void __launch_bounds__(kThreads) draw(Maps m) {
   const int64_t first_row = (blockIdx.x - slot * m.bands) * kRows;
   const int rows = static_cast<int>(m.height - first_row < kRows ? m.height - first_row : kRows);
   const int vectors = static_cast<int>(m.width / kVector);
-  auto* out = reinterpret_cast<Pixels<kVector>*>(m.out + (slot * m.height + first_row) * m.width);
+  auto* out = reinterpret_cast<Pack<float, kVector>*>(m.out + (slot * m.height + first_row) * m.width);
   int64_t begin = 0;
   do {
     __syncthreads();
@@ -101,7 +97,7 @@ __global__ void __launch_bounds__(kThreads) draw(Maps m) {
     if (begin == 0 || touching.count > 0) {
       for (int row = 0; row < rows; ++row) {
         for (int i = threadIdx.x; i < vectors; i += kThreads) {
-          Pixels<kVector> pixels{};
+          Pack<float, kVector> pixels{};
           if (begin > 0) {
             pixels = out[static_cast<int64_t>(row) * vectors + i];
           }

@@ -151,9 +151,9 @@ Tensor multilevel_roi_align(
   if (pooled.numel() == 0) {
     return pooled;
   }
-  with_storage_type(features[0].scalar_type(), [&](auto zero) {
+  for_floating_type(features[0], "multilevel_roi_align: features", [&](auto zero, auto) {
     using Storage = decltype(zero);
-    using T = typename RoiCompute<Storage>::Type;
+    using T = AccumulationType<Storage>;
     const Regions<T> regions = describe_regions<T>(call.rois, call.levels, call.settings);
     Pyramid<Storage, T> pyramid;
     pyramid.levels = static_cast<int>(features.size());
@@ -185,12 +185,26 @@ Tensor multilevel_roi_align(
   return pooled;
 }
 
+// From `map`, (N, H, W, C) and dense, to `target`, (N, C, H, W). Where that has an unusual layout, a contiguous one
+// comes between.
+template <typename Storage>
+void transpose_back(const Tensor& map, Tensor target, cudaStream_t stream) {
+  const int64_t images = target.size(0), channels = target.size(1), height = target.size(2), width = target.size(3);
+  Tensor dense =
+      target.is_contiguous() ? target : torch::stable::new_empty(target, {images, channels, height, width});
+  transpose<Storage>(
+      map.const_data_ptr(), images, height * width, channels, dense.mutable_data_ptr(), stream);
+  if (!target.is_contiguous()) {
+    torch::stable::copy_(target, dense);
+  }
+}
+
 // From the gradient (K, C, bins) to the one the kernel reads, (K, bins, C), and from there to the maps.
 template <typename Storage>
 void backward(
     const Tensor& grad, const std::vector<Tensor>& grads, const Tensor& rois, const Tensor& levels,
     const RoiAlignSettings& settings, cudaStream_t stream) {
-  using T = typename RoiCompute<Storage>::Type;
+  using T = AccumulationType<Storage>;
   const Regions<T> regions = describe_regions<T>(rois, levels, settings);
   Pyramid<Storage, T> pyramid;
   pyramid.levels = static_cast<int>(grads.size());
@@ -224,19 +238,8 @@ void backward(
     launch_gather<Storage, T, 1>(pyramid, regions, tiles, extents_data, by_bin_data, stream);
   }
   for (size_t i = 0; i < grads.size(); ++i) {
-    if (is_channels_last(grads[i])) {
-      continue;
-    }
-    // Where the gradient has an unusual layout, a contiguous one comes between.
-    Tensor target = grads[i];
-    Tensor dense = target.is_contiguous()
-        ? target
-        : torch::stable::new_empty(target, {target.size(0), target.size(1), target.size(2), target.size(3)});
-    transpose<Storage>(
-        maps[i].const_data_ptr(), target.size(0), target.size(2) * target.size(3), target.size(1),
-        dense.mutable_data_ptr(), stream);
-    if (!target.is_contiguous()) {
-      torch::stable::copy_(target, dense);
+    if (!is_channels_last(grads[i])) {
+      transpose_back<Storage>(maps[i], grads[i], stream);
     }
   }
 }
@@ -251,7 +254,7 @@ std::vector<Tensor> multilevel_roi_align_backward(
   std::vector<Tensor> grads = call.new_feature_gradients();
   // Maps have height and width, checked above.
   if (features[0].size(0) > 0 && features[0].size(1) > 0) {
-    with_storage_type(features[0].scalar_type(), [&](auto zero) {
+    for_floating_type(features[0], "multilevel_roi_align: features", [&](auto zero, auto) {
       backward<decltype(zero)>(dense_grad, grads, call.rois, call.levels, call.settings, stream);
     });
   }

@@ -22,8 +22,8 @@ struct Extent {
 };
 
 template <typename Storage, typename T>
-__global__ void __launch_bounds__(kThreads)
-    find_extents(const __grid_constant__ Pyramid<Storage, T> pyramid, Regions<T> regions, Extent* __restrict__ extents) {
+__global__ void __launch_bounds__(kThreads) find_extents(
+    const __grid_constant__ Pyramid<Storage, T> pyramid, Regions<T> regions, Extent* __restrict__ extents) {
   const int64_t number = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (number >= regions.count) {
     return;
@@ -119,11 +119,11 @@ __device__ __forceinline__ void add_region(
     T column[Vector] = {};
     for (int y = first; y < last; ++y) {
       const int64_t offset = (static_cast<int64_t>(y) * regions.bins_wide + bin) * channels;
-      const auto grad = *reinterpret_cast<const Pack<Storage, Vector>*>(grads + offset);
+      const auto grad = load_pack<Vector>(grads + offset);
       const T weight = weights[y].v[row];
 #pragma unroll
       for (int c = 0; c < Vector; ++c) {
-        column[c] += weight * static_cast<T>(grad.v[c]);
+        column[c] += weight * static_cast<T>(grad.values[c]);
       }
     }
     const TileWeights<T> shares = weights[regions.bins_high + bin];
@@ -135,6 +135,44 @@ __device__ __forceinline__ void add_region(
           sums[x][c] += shares.v[x] * column[c];
         }
       }
+    }
+  }
+}
+
+// Where the tile of a block lies.
+struct TilePlace {
+  int level;
+  int64_t image;
+  int top, left;
+};
+
+template <typename Storage, typename T>
+__device__ __forceinline__ TilePlace tile_place(const Pyramid<Storage, T>& pyramid, int64_t number) {
+  int level = 0;
+  while (level + 1 < pyramid.levels && pyramid.level[level + 1].first_tile <= number) {
+    ++level;
+  }
+  const LevelMap<Storage, T>& map = pyramid.level[level];
+  const int64_t row_tiles = (map.width + kTile - 1) / kTile, column_tiles = (map.height + kTile - 1) / kTile;
+  const int64_t tile = number - map.first_tile;
+  return {
+      level, tile / (row_tiles * column_tiles), static_cast<int>(tile / row_tiles % column_tiles) * kTile,
+      static_cast<int>(tile % row_tiles) * kTile};
+}
+
+// The first `width` cells of a row of a tile.
+template <typename Storage, typename T, int Vector>
+__device__ __forceinline__ void store_cells(
+    const T (&sums)[kTile][Vector], int width, int64_t cell_stride, Storage* cells) {
+#pragma unroll
+  for (int x = 0; x < kTile; ++x) {
+    if (x < width) {
+      Pack<Storage, Vector> cell;
+#pragma unroll
+      for (int c = 0; c < Vector; ++c) {
+        cell.values[c] = static_cast<Storage>(sums[x][c]);
+      }
+      store_pack(cells + x * cell_stride, cell);
     }
   }
 }
@@ -153,16 +191,8 @@ __global__ void __launch_bounds__(kThreads, 2) gather_gradient(
   auto* weights = reinterpret_cast<TileWeights<T>*>(memory);
   auto* nonzero = reinterpret_cast<bool*>(weights + batch * lists);
 
-  int level = 0;
-  while (level + 1 < pyramid.levels && pyramid.level[level + 1].first_tile <= blockIdx.x) {
-    ++level;
-  }
+  const auto [level, image, top, left] = tile_place(pyramid, static_cast<int64_t>(blockIdx.x));
   const LevelMap<Storage, T>& map = pyramid.level[level];
-  const int64_t row_tiles = (map.width + kTile - 1) / kTile, column_tiles = (map.height + kTile - 1) / kTile;
-  const int64_t tile = blockIdx.x - map.first_tile;
-  const int64_t image = tile / (row_tiles * column_tiles);
-  const int top = static_cast<int>(tile / row_tiles % column_tiles) * kTile;
-  const int left = static_cast<int>(tile % row_tiles) * kTile;
   const int row = threadIdx.x / kLanes;
   const int64_t channel = (static_cast<int64_t>(blockIdx.y) * kLanes + threadIdx.x % kLanes) * Vector;
   const int64_t bins = static_cast<int64_t>(regions.bins_high) * regions.bins_wide;
@@ -192,18 +222,8 @@ __global__ void __launch_bounds__(kThreads, 2) gather_gradient(
   if (channel >= pyramid.channels || top + row >= map.height) {
     return;
   }
-  Storage* cells = map.data + image * map.image_stride + (top + row) * map.row_stride + channel;
-#pragma unroll
-  for (int x = 0; x < kTile; ++x) {
-    if (left + x < map.width) {
-      Pack<Storage, Vector> cell;
-#pragma unroll
-      for (int c = 0; c < Vector; ++c) {
-        cell.v[c] = static_cast<Storage>(sums[x][c]);
-      }
-      *reinterpret_cast<Pack<Storage, Vector>*>(cells + (left + x) * map.cell_stride) = cell;
-    }
-  }
+  const int64_t cell = image * map.image_stride + (top + row) * map.row_stride + left * map.cell_stride;
+  store_cells(sums, map.width - left, map.cell_stride, map.data + cell + channel);
 }
 
 }  // namespace labelenc

@@ -42,6 +42,15 @@ __device__ __forceinline__ void fill_tables(
   }
 }
 
+// Results of `count` bins, `stride` values each, to (channels, bins).
+template <typename Storage>
+__device__ __forceinline__ void store_results(
+    const Storage* results, int stride, int channels, int count, int bins, Storage* out) {
+  for (int i = threadIdx.x; i < channels * count; i += kThreads) {
+    out[static_cast<int64_t>(i / count) * bins + i % count] = results[i % count * stride + i / count];
+  }
+}
+
 // One block per region, chunk of channels (blockIdx.y) and portion of bins (blockIdx.z). Results are collected in
 // shared memory, because a region's channels are its slowest dimension. Regions need no sorting: those of a
 // training step are all on the GPU at the same time.
@@ -76,29 +85,27 @@ __global__ void __launch_bounds__(kThreads) pool_regions(
       const Storage* row = cells + taps[y].cell * map.row_stride;
 #pragma unroll 4
       for (int x = columns.x; x < columns.y; ++x) {
-        const auto cell = *reinterpret_cast<const Pack<Storage, Vector>*>(row + taps[x].cell * map.cell_stride);
+        const auto cell = load_pack<Vector>(row + taps[x].cell * map.cell_stride);
         const T weight = taps[y].weight * taps[x].weight;
 #pragma unroll
         for (int c = 0; c < Vector; ++c) {
-          sums[c] += weight * static_cast<T>(cell.v[c]);
+          sums[c] += weight * static_cast<T>(cell.values[c]);
         }
       }
     }
     Pack<Storage, Vector> result;
 #pragma unroll
     for (int c = 0; c < Vector; ++c) {
-      result.v[c] = static_cast<Storage>(sums[c]);
+      result.values[c] = static_cast<Storage>(sums[c]);
     }
-    *reinterpret_cast<Pack<Storage, Vector>*>(results + bin * kStride + lane * Vector) = result;
+    store_pack(results + bin * kStride + lane * Vector, result);
   }
   __syncthreads();
 
   const int64_t left = pyramid.channels - first_channel;
   const int channels = left < kChunk ? static_cast<int>(left) : kChunk;
   Storage* out = pooled + (region * pyramid.channels + first_channel) * bins + first_bin;
-  for (int i = threadIdx.x; i < channels * here; i += kThreads) {
-    out[static_cast<int64_t>(i / here) * bins + i % here] = results[i % here * kStride + i / here];
-  }
+  store_results(results, kStride, channels, here, bins, out);
 }
 
 }  // namespace labelenc

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../roi_sampling.h"
+#include "pack.h"
 
 #include <cstdint>
 
@@ -12,11 +13,6 @@ constexpr int kMaxLevels = 16;
 constexpr int kLanes = 32;
 constexpr int kWarps = 8;
 constexpr int kThreads = kLanes * kWarps;
-
-template <typename Storage, int Vector>
-struct alignas(sizeof(Storage) * Vector) Pack {
-  Storage v[Vector];
-};
 
 // A level, channels_last; strides in elements.
 template <typename Storage, typename T>
