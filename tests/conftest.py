@@ -13,6 +13,8 @@ import pytest
 import torch
 from hypothesis import settings
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.ops import batched_nms, box_iou
 
 # Threads that wait for each other on a busy machine are far slower than one.
@@ -104,3 +106,22 @@ def _entropy() -> torch.Generator:
     generator = torch.Generator()
     generator.seed()
     return generator
+
+
+class _Largest(TorchDispatchMode):
+    """Keeps the size in bytes of the largest tensor that any operation returned."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.size = max(self.size, leaf.nbytes)
+        return result
+
+
+@pytest.fixture
+def largest_tensor() -> type[_Largest]:
+    """``with largest_tensor() as largest`` leaves the size of the largest tensor made in ``largest.size``."""
+    return _Largest

@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from labelenc.modeling import matching
 from labelenc.modeling.dense.fcos_targets import (
@@ -129,23 +127,10 @@ def test_chunks_change_nothing(seed, random_target, monkeypatch):
         assert all(torch.equal(*pair) for pair in zip(whole, chunked, strict=True))
 
 
-class Largest(TorchDispatchMode):
-    """Keeps the size in bytes of the largest tensor that any operation returned."""
-
-    size = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self.size = max(self.size, leaf.nbytes)
-        return result
-
-
-def test_many_boxes_in_a_large_image_need_little_memory(seed, random_target):
+def test_many_boxes_in_a_large_image_need_little_memory(largest_tensor, seed, random_target):
     locations = make_locations(FIVE, 800, 1344)
     target = random_target(500, 800, 1333)
-    with Largest() as largest:
+    with largest_tensor() as largest:
         labels, _ = LocationTargets(FIVE, 1.5)(locations, [target])
     assert labels.shape == (1, 22400)
     assert (labels > 0).any()

@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from labelenc.modeling import matching
 from labelenc.modeling.box_coder import BoxCoder
@@ -106,20 +104,7 @@ def test_padding_and_picking():
     assert rows[:, :, 0].tolist() == [[1, 1, 0], [0, 0, 0], [5, 3, 5]]
 
 
-class Largest(TorchDispatchMode):
-    """Keeps the size in bytes of the largest tensor that any operation returned."""
-
-    size = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self.size = max(self.size, leaf.nbytes)
-        return result
-
-
-def test_a_thousand_boxes_in_each_of_two_large_images_need_little_memory(make_target):
+def test_a_thousand_boxes_in_each_of_two_large_images_need_little_memory(largest_tensor, make_target):
     """On the device "meta" tensors have sizes, but no numbers to compute."""
     sizes = [[32.0, 40, 50], [64, 80, 100], [128, 160, 200], [256, 320, 400], [512, 640, 800]]
     levels = [torch.zeros(1, 1, -(-800 // s), -(-1344 // s), device="meta") for s in STRIDES]
@@ -127,9 +112,9 @@ def test_a_thousand_boxes_in_each_of_two_large_images_need_little_memory(make_ta
     assert len(anchors) > 200_000
     targets = [make_target(torch.zeros(1000, 4), [1] * 1000, (800, 1333)).to("meta")] * 2
     boxes, classes = ([t.bbox for t in targets], [t.get_field("labels") for t in targets])
-    with Largest() as of_anchors:
+    with largest_tensor() as of_anchors:
         assign(anchors, boxes, classes, Matcher(0.5, 0.4, True), CODER)
-    with Largest() as of_locations:
+    with largest_tensor() as of_locations:
         LocationTargets(STRIDES, 1.5)(grid_locations(levels, STRIDES), targets)
     # All pairs at once would be 800 MB of IoUs for an image. No more than six such tensors live at a time.
     assert 1e6 < of_anchors.size <= 17e6
