@@ -269,8 +269,8 @@ def pair(output_dir: Path) -> None:
         for stop in stops:
             start = 0 if stop == stops[0] else 4
             data = loader(100 * rank + start, 100 * rank + stop)
-            if start == 4:
-                # As if killed before the final checkpoint of the shorter run.
+            if start == 4 and rank == 0:
+                # As if killed before the final checkpoint of the shorter run. Rank 0 alone reads it.
                 (output_dir / name / "last_checkpoint").write_text("model_0000004.pth")
             run(output_dir / name, stop, process=process, data=data)
     data = loader(100 * rank, 100 * rank + 10)
