@@ -83,51 +83,49 @@ def train(
     if state.iteration >= settings.max_iter:
         _report_finished(state, settings, checkpointer)
         return None
+    metrics = None
+    state.model.train()
     with stop_requests() as request:
-        return _train(
-            state, losses, loader, settings, process, checkpointer, writer, evaluate, no_sync, request
-        )
+        # Iterators of data loaders draw a random number, which a resumed run would draw at another place.
+        with preserved_random_state():
+            stream = prefetched(iter(loader), process.device)
+        for k in range(state.iteration, settings.max_iter):
+            started = time.perf_counter()
+            batches = [_next_batch(stream, k, settings.max_iter) for _ in range(settings.accumulation_steps)]
+            data_time = time.perf_counter() - started
+            lr = state.optimizer.param_groups[0]["lr"]
+            means = update(
+                state, losses, batches, k, settings, process.device, checkpointer, no_sync, request
+            )
+            state.iteration = done = k + 1
+            if means is None:
+                writer.skipped(done)
+            else:
+                writer.update(done, means, lr, time.perf_counter() - started, data_time)
+            metrics = _evaluate_and_save(state, settings, checkpointer, writer, evaluate, request)
+        _save(FINAL, state, checkpointer)
+    return metrics
 
 
-def _train(
+def _evaluate_and_save(
     state: TrainingState,
-    losses: Losses,
-    loader: Iterable[Batch],
     settings: LoopSettings,
-    process: Process,
     checkpointer: Checkpointer,
     writer: MetricsWriter,
     evaluate: Evaluate | None,
-    no_sync: NoSync,
     request: StopRequest,
 ) -> Mapping[str, Any] | None:
-    metrics = None
-    state.model.train()
-    # Iterators of data loaders draw a random number, which a resumed run would draw at another place.
-    with preserved_random_state():
-        stream = prefetched(iter(loader), process.device)
-    for k in range(state.iteration, settings.max_iter):
-        started = time.perf_counter()
-        batches = [_next_batch(stream, k, settings.max_iter) for _ in range(settings.accumulation_steps)]
-        data_time = time.perf_counter() - started
-        lr = state.optimizer.param_groups[0]["lr"]
-        means = update(state, losses, batches, k, settings, process.device, checkpointer, no_sync, request)
-        state.iteration = done = k + 1
-        if means is None:
-            writer.skipped(done)
-        else:
-            writer.update(done, means, lr, time.perf_counter() - started, data_time)
-        metrics = None
-        if evaluate is not None and _is_evaluated(done, settings):
-            if request.granted:
-                # Whoever asked may not wait for the evaluation.
-                _save(f"model_{done:07d}", state, checkpointer)
-            metrics = _evaluate(state, evaluate, settings, checkpointer, writer)
-        if request.granted or (settings.checkpoint_period and done % settings.checkpoint_period == 0):
-            _save(f"model_{done:07d}", state, checkpointer)
+    """What is due after an update; the evaluation, if there was one. Raises Interrupted on request."""
+    done, metrics = state.iteration, None
+    if evaluate is not None and _is_evaluated(done, settings):
         if request.granted:
-            raise request.interruption(done, settings.max_iter, checkpointer.last_path())
-    _save(FINAL, state, checkpointer)
+            # Whoever asked may not wait for the evaluation.
+            _save(f"model_{done:07d}", state, checkpointer)
+        metrics = _evaluate(state, evaluate, settings, checkpointer, writer)
+    if request.granted or (settings.checkpoint_period and done % settings.checkpoint_period == 0):
+        _save(f"model_{done:07d}", state, checkpointer)
+    if request.granted:
+        raise request.interruption(done, settings.max_iter, checkpointer.last_path())
     return metrics
 
 
