@@ -54,6 +54,13 @@ def clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     return torch.stack([x, y], dim=-1).flatten(-2)
 
 
+def clip_each(boxes: Tensor, image_sizes: Tensor) -> Tensor:
+    """:func:`clip` of boxes (N, K, 4), those of each of N images to its own size; ``image_sizes`` is a tensor
+    (N, 2) of (height, width)."""
+    last = image_sizes.flip(1).repeat(1, 2).unsqueeze(1).to(boxes.dtype) - LEGACY_OFFSET
+    return torch.minimum(boxes.clamp(min=0), last)
+
+
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(x, y, width, height) with inclusive sizes to corners; sizes below one pixel become one pixel."""
     corner = boxes[..., :2]

@@ -18,11 +18,13 @@ def conv3x3(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2d
 
 def per_anchor(output: Tensor, values: int) -> Tensor:
     """(N, A * values, H, W) to (N, H * W * A, values), the order of the anchors, in float32."""
-    count, _, height, width = output.shape
+    count, channels, height, width = output.shape
+    # Written out, because symbolic sizes, when exporting, cannot be divided to find the rest.
+    anchors = channels // values
     return (
-        output.view(count, -1, values, height, width)
+        output.view(count, anchors, values, height, width)
         .permute(0, 3, 4, 1, 2)
-        .reshape(count, -1, values)
+        .reshape(count, height * width * anchors, values)
         .float()
     )
 

@@ -33,8 +33,11 @@ class TwoLayerExtractor(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        x = self.pooler(features, boxes).flatten(1)
-        return F.relu(self.fc7(F.relu(self.fc6(x))))
+        return self.layers(self.pooler(features, boxes))
+
+    def layers(self, pooled: Tensor) -> Tensor:
+        """(K, channels, resolution, resolution) to (K, hidden)."""
+        return F.relu(self.fc7(F.relu(self.fc6(pooled.flatten(1)))))
 
 
 class BoxPredictor(nn.Module):
@@ -61,7 +64,14 @@ class BoxHead(nn.Module):
         self.predictor = predictor
 
     def forward(self, features: Sequence[Tensor], boxes: Sequence[BoxList]) -> tuple[Tensor, Tensor]:
-        x = self.feature_extractor(features, [of_image.bbox for of_image in boxes])
+        return self._predict(self.feature_extractor(features, [of_image.bbox for of_image in boxes]))
+
+    def of_regions(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for rows (K, 5) of the image's index and the box."""
+        pooled = self.feature_extractor.pooler.pool(features, rois)
+        return self._predict(self.feature_extractor.layers(pooled))
+
+    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logits, offsets = self.predictor(x)
         return logits.float(), offsets.float().unflatten(1, (-1, 4))
 

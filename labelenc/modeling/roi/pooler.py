@@ -44,6 +44,10 @@ class Pooler(nn.Module):
         rois = torch.cat(
             [torch.cat([rows.new_full((len(rows), 1), i), rows], dim=1) for i, rows in enumerate(boxes)]
         )
+        return self.pool(features, rois)
+
+    def pool(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """The same for rows (K, 5) of the image's index and the box."""
         size = (self.resolution, self.resolution)
         used = features[: len(self.scales)]
         return ops.multilevel_roi_align(
