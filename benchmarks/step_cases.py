@@ -167,4 +167,4 @@ def torchvision_inputs(scene: Scene, device: str) -> tuple:
 def our_inputs(cfg: CfgNode, scene: Scene, device: str) -> tuple:
     images = ImageBatch.from_tensors(scene.images, DIVISIBILITY).to(device, non_blocking=True)
     targets = [target.to(device, non_blocking=True) for target in scene.targets]
-    return pipeline.prepare(cfg, images), targets
+    return testing.prepare(cfg, images), targets

@@ -6,25 +6,23 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from yacs.config import CfgNode
 
-from labelenc import data, engine, evaluation, supervision
+from labelenc import data, engine, supervision, testing
 from labelenc.config import changed_keys, linear_rule_advice, with_num_classes, with_values
 from labelenc.engine import Checkpointer, Process, TrainingState
 from labelenc.modeling import Detector, build_detector
 from labelenc.modeling.backbone.norm import synchronise_batch_norm
 from labelenc.modeling.backbone.pretrained import load_weights
-from labelenc.modeling.views import detect_views
-from labelenc.structures import Batch, BoxList, DatasetInfo, ImageBatch
+from labelenc.structures import Batch, BoxList
+from labelenc.testing import Metrics
 
 logger = logging.getLogger(__name__)
 
 LABEL_ENCODING_FILE = "label_encoding_function.pth"
-Metrics = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def evaluate(cfg: CfgNode) -> Metrics:
         model = build_detector(cfg)
         weight = engine.weight_to_evaluate(cfg.MODEL.WEIGHT, cfg.OUTPUT_DIR)
         load_weights(model, engine.load_file(weight), weight, complete=True)
-        return _evaluate_sets(cfg, engine.place(model, process.device, cfg.DTYPE), process)
+        return testing.evaluate_sets(cfg, engine.place(model, process.device, cfg.DTYPE), process)
 
 
 @contextlib.contextmanager
@@ -103,14 +101,14 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
             metrics = engine.train(
                 state,
                 lambda batch, k: parallel(
-                    prepare(cfg, batch.images), batch.targets, **model.begin_iteration(k)
+                    testing.prepare(cfg, batch.images), batch.targets, **model.begin_iteration(k)
                 ),
                 data.build_train_loader(cfg, process.world_size, process.rank, state.iteration, max_iter),
                 settings,
                 process=process,
                 checkpointer=checkpointer,
                 writer=writer,
-                evaluate=(lambda _: _evaluate_sets(cfg, model, process)) if tests else None,
+                evaluate=(lambda _: testing.evaluate_sets(cfg, model, process)) if tests else None,
                 no_sync=parallel.no_sync,
             )
             with engine.average_in_use(state.average):
@@ -182,21 +180,14 @@ def _announce(cfg: CfgNode, recipe: Recipe, start: int, max_iter: int) -> None:
         logger.warning(sentence)
 
 
-def prepare(cfg: CfgNode, images: ImageBatch) -> ImageBatch:
-    """The model's input: pixels normalised on the device, in the units that INPUT.TO_BGR255 chooses."""
-    unit = 1.0 if cfg.INPUT.TO_BGR255 else 255.0
-    mean, std = ([value * unit for value in values] for values in (cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD))
-    return images.normalize(mean, std)
-
-
 def _final_test(cfg: CfgNode, model: Detector, process: Process, evaluated: bool) -> Metrics:
-    results = {} if evaluated else _evaluate_sets(cfg, model, process)
+    results = {} if evaluated else testing.evaluate_sets(cfg, model, process)
     if isinstance(model, supervision.LabelEncStep1):
 
         def reconstruct(batch: Batch) -> list[BoxList]:
-            return model.reconstruct(prepare(cfg, batch.images), batch.targets)
+            return model.reconstruct(testing.prepare(cfg, batch.images), batch.targets)
 
-        results.update(_evaluate_sets(cfg, model, process, reconstruct, "_reconstruction"))
+        results.update(testing.evaluate_sets(cfg, model, process, reconstruct, "_reconstruction"))
     return results
 
 
@@ -210,39 +201,3 @@ def check(cfg: CfgNode, full: bool = False) -> None:
     data.log_problems(problems, show=len(problems))
     data.stop_if_unusable(problems)
     logger.info("%d problems, none of which stops training", len(problems))
-
-
-def _evaluate_sets(
-    cfg: CfgNode,
-    model: Detector,
-    process: Process,
-    detect: Callable[[Batch], list[BoxList]] | None = None,
-    suffix: str = "",
-) -> Metrics:
-    """AP on every set of DATASETS.TEST; ``detect`` takes the place of the model's own detections."""
-    metrics: Metrics = {}
-    rescaled = detect is None and cfg.TEST.BBOX_AUG.ENABLED
-    detect = detect or partial(_detect, cfg, model)
-    for info, loader in data.build_test_loaders(cfg, process.world_size, process.rank, rescaled):
-        name = info.name + suffix
-        found = engine.run_inference(model, loader, process, detect, name, info.num_images)
-        numbers = engine.on_main(partial(_score, cfg, info, name, found))
-        metrics.update({f"eval/{name}/{number}": value for number, value in numbers.items()})
-    return metrics
-
-
-def _detect(cfg: CfgNode, model: Detector, batch: Batch) -> list[BoxList]:
-    """Detections from the images and, with TEST.BBOX_AUG, from their other views."""
-    settings = cfg.TEST.BBOX_AUG
-    views = [(batch.images, settings.ENABLED and settings.H_FLIP)]
-    views += [(images, settings.SCALE_H_FLIP) for images in batch.rescaled or ()]
-    return detect_views(model, ((prepare(cfg, images), mirrored) for images, mirrored in views))
-
-
-def _score(cfg: CfgNode, info: DatasetInfo, name: str, found: dict[int, BoxList] | None) -> Metrics:
-    assert found is not None  # rank 0 has them
-    results = evaluation.to_coco_results(found, info.category_ids)
-    summary = evaluation.evaluate_coco(data.coco_ground_truth(cfg, info.name), results)
-    folder = evaluation.write_evaluation(cfg.OUTPUT_DIR, name, results, summary)
-    logger.info("%s, %d images, written to %s\n%s", name, summary.num_images, folder, summary.table())
-    return summary.numbers
