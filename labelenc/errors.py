@@ -12,6 +12,7 @@ from labelenc.config import ConfigError
 from labelenc.data import DataError
 from labelenc.engine import CheckpointError, FaultError, Interrupted, TrainingError
 from labelenc.evaluation import EvaluationError
+from labelenc.export.errors import ExportError
 from labelenc.modeling.backbone.pretrained import WeightsError
 from labelenc.prediction import PredictionError
 from labelenc.supervision import HandoverError
@@ -21,6 +22,7 @@ USER_ERRORS = (
     ConfigError,
     DataError,
     EvaluationError,
+    ExportError,
     FaultError,
     HandoverError,
     PredictionError,

@@ -27,8 +27,8 @@ CONFIG_READERS = {
     "supervision": {"build.py", "step1.py", "step2.py"},
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
-TOP = ("pipeline", "testing", "description", "prediction", "demo", "errors")
-TOOLS_MAY_IMPORT = {"labelenc.pipeline", "labelenc.config", "labelenc.demo", "labelenc.errors"}
+TOP = ("pipeline", "testing", "description", "prediction", "export", "demo", "errors")
+TOOLS_MAY_IMPORT = {"labelenc.pipeline", "labelenc.config", "labelenc.demo", "labelenc.errors", "labelenc.export"}
 
 
 def sources(folder: Path) -> list[Path]:

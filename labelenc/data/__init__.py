@@ -8,6 +8,7 @@ from labelenc.data.build import (
     build_transform,
     check_datasets,
     coco_ground_truth,
+    image_files,
     read_dataset_info,
 )
 from labelenc.data.check import log_problems, stop_if_unusable
@@ -31,6 +32,7 @@ __all__ = [
     "check_datasets",
     "coco_ground_truth",
     "generate_shapes",
+    "image_files",
     "log_problems",
     "read_dataset_info",
     "stop_if_unusable",

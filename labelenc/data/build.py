@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -132,6 +133,13 @@ def coco_ground_truth(cfg: CfgNode, name: str) -> dict[str, Any]:
     if source.kind == "voc":
         return voc.coco_form(source.images, str(source.split), source.classes)
     return {"annotations": [], **read_json(str(source.annotations), name)}
+
+
+def image_files(cfg: CfgNode, name: str) -> list[str]:
+    """The paths of a set's images, in the order of its annotations."""
+    annotations = _load(cfg, name).require_sound()
+    folder = Path(_image_dir(cfg, name))
+    return [str(folder / annotations.file_name(index)) for index in range(len(annotations))]
 
 
 def _load(cfg: CfgNode, name: str) -> Annotations:

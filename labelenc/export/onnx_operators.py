@@ -59,7 +59,7 @@ def _multilevel_roi_align(
             op.RoiAlign(
                 feature,
                 op.Slice(chosen, _ints(1), _ints(5), _ints(1)),
-                op.Cast(op.Gather(chosen, _constant(0, onnx.TensorProto.INT64), axis=1), to=7),
+                _images_of(chosen),
                 coordinate_transformation_mode="output_half_pixel",
                 mode="avg",
                 output_height=bins_high,
@@ -74,6 +74,11 @@ def _multilevel_roi_align(
     zero, one = (_constant(number, onnx.TensorProto.INT64) for number in (0, 1))
     back = op.ScatterElements(order, order, op.Range(zero, op.Squeeze(count), one))
     return op.Gather(op.Concat(*pooled, axis=0), back)
+
+
+def _images_of(rois: Any) -> Any:
+    first = op.Gather(rois, _constant(0, onnx.TensorProto.INT64), axis=1)
+    return op.Cast(first, to=onnx.TensorProto.INT64)
 
 
 def _deform_conv2d(

@@ -151,9 +151,7 @@ def _second_stage(
         by_class.flatten(0, 1), scores.flatten(0, 1).unsqueeze(1), heads.select.nms_threshold
     ).view_as(scores)
     labels = torch.arange(1, classes + 1, device=boxes.device).view(1, -1, 1).expand_as(scores)
-    return Found(
-        by_class.flatten(1, 2), torch.where(kept, scores, ABSENT).flatten(1), labels.flatten(1)
-    )
+    return Found(by_class.flatten(1, 2), torch.where(kept, scores, ABSENT).flatten(1), labels.flatten(1))
 
 
 def _one_of_each_object(found: Found, classes: int, threshold: float) -> Found:

@@ -96,7 +96,7 @@ def multilevel_roi_align(
             f"{tuple(levels.shape)} on {levels.device}"
         )
     # Looking at values would stall a GPU's stream and cannot be compiled; the CPU kernel looks again.
-    if rois.device.type == "cpu" and len(rois) and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and rois.device.type == "cpu" and len(rois):
         _check_range("images", rois.detach()[:, 0], len(features[0]))
         _check_range("levels", levels, len(features))
     compute_type = torch.float64 if features[0].dtype == torch.float64 else torch.float32

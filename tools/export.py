@@ -1,0 +1,56 @@
+"""Write a trained detector as ONNX, torch.export or slim weights, and check it against PyTorch."""
+
+import argparse
+
+DESCRIPTION = """\
+Write the detector of a checkpoint for use elsewhere, and check the file against PyTorch on images.
+  onnx         the whole detector, from pixels to boxes after NMS, for onnxruntime and others
+  pt2          the same for torch.export.load, after "import labelenc.export"
+  safetensors  the weights for inference and their configuration, for labelenc.load_detector
+  pth          the same as a PyTorch file
+A file that fails its check is not kept, and the status is 1."""
+EPILOG = """\
+examples:
+  python tools/export.py exps/run/model_final.pth --format onnx --images photos/
+  python tools/export.py exps/run/model_final.pth --format onnx --size 800 1344 --batch 1
+  python tools/export.py exps/run/model_final.pth --format safetensors --output detector.safetensors
+  python tools/export.py published.pth --format pt2 --config-file configs/retinanet/retinanet_R-50-FPN_1x.yaml
+
+Running an exported file, with labelenc:
+  detector = labelenc.export.ExportedDetector("model_final_inference.onnx")
+  detector.predict(["a.jpg"])[0].boxes
+Without it, an ONNX file needs no more than onnxruntime and OpenCV, see docs/run_onnx.py."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="trained weights, such as exps/run/model_final.pth")
+    add("--format", required=True, choices=("onnx", "pt2", "safetensors", "pth"))
+    add("--output", metavar="FILE", help="default: beside the checkpoint, <name>_inference.<format>")
+    add(
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="to check with; default: of the test set",
+    )
+    add("--size", nargs=2, type=int, metavar=("H", "W"), help="fix the input's size; default: free")
+    add("--batch", type=int, metavar="N", help="fix the number of images; default: free")
+    add("--config-file", metavar="FILE", help="for weights without a configuration")
+    add("--set", nargs=2, action="extend", default=[], metavar=("KEY", "VALUE"), help="override a config key")
+    args = parser.parse_args()
+    # After parsing, so that --help and mistakes answer at once.
+    from labelenc import engine, errors, export
+
+    with errors.readable_errors():
+        engine.setup_logging(None)
+        size = tuple(args.size) if args.size else None
+        request = export.Request(args.format, args.output, args.images, size, args.batch)
+        export.export_checkpoint(args.checkpoint, request, args.config_file, args.set)
+
+
+if __name__ == "__main__":
+    main()
