@@ -28,7 +28,13 @@ CONFIG_READERS = {
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
 TOP = ("pipeline", "testing", "description", "prediction", "export", "demo", "errors")
-TOOLS_MAY_IMPORT = {"labelenc.pipeline", "labelenc.config", "labelenc.demo", "labelenc.errors", "labelenc.export"}
+TOOLS_MAY_IMPORT = {
+    "labelenc.pipeline",
+    "labelenc.config",
+    "labelenc.demo",
+    "labelenc.errors",
+    "labelenc.export",
+}
 
 
 def sources(folder: Path) -> list[Path]:
