@@ -17,7 +17,8 @@ examples:
   python tools/export.py published.pth --format pt2 --config-file configs/retinanet/retinanet_R-50-FPN_1x.yaml
 
 Running an exported file, with labelenc:
-  detector = labelenc.export.ExportedDetector("model_final_inference.onnx")
+  from labelenc.export import ExportedDetector
+  detector = ExportedDetector("model_final_inference.onnx")
   detector.predict(["a.jpg"])[0].boxes
 Without it, an ONNX file needs no more than onnxruntime and OpenCV, see docs/run_onnx.py."""
 
@@ -43,10 +44,9 @@ def main() -> None:
     add("--set", nargs=2, action="extend", default=[], metavar=("KEY", "VALUE"), help="override a config key")
     args = parser.parse_args()
     # After parsing, so that --help and mistakes answer at once.
-    from labelenc import engine, errors, export
+    from labelenc import errors, export
 
     with errors.readable_errors():
-        engine.setup_logging(None)
         size = tuple(args.size) if args.size else None
         request = export.Request(args.format, args.output, args.images, size, args.batch)
         export.export_checkpoint(args.checkpoint, request, args.config_file, args.set)

@@ -80,6 +80,7 @@ def export_checkpoint(
     Raises:
         ExportError: it cannot be written, or does not find what the detector finds.
     """
+    engine.setup_logging(None)
     path = _output(checkpoint, request)
     if request.format == "onnx":
         require_onnx()

@@ -161,7 +161,7 @@ def _check_fields(
         raise ValueError(f"x {tuple(x.shape)} is smaller than the kernel {tuple(weight.shape[2:])}")
     count = deformable_groups * weight.shape[2] * weight.shape[3]
     for name, field, channels in (("offset", offset, 2 * count), ("mask", mask, count)):
-        if field is not None and field.shape != (len(x), channels, *sizes):
+        if field is not None and field.shape != (x.shape[0], channels, *sizes):
             raise ValueError(
                 f"{name} must be {(len(x), channels, *sizes)} for this x, kernel and number of deformable "
                 f"groups, got {tuple(field.shape)}"
@@ -203,7 +203,7 @@ def _backward_stand_in(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _fake(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *_: Any) -> Tensor:
-    out = x.new_empty(len(x), len(weight), *offset.shape[2:])
+    out = x.new_empty(x.shape[0], weight.shape[0], *offset.shape[2:])
     return out.contiguous(memory_format=deform_products.memory_format(x))
 
 

@@ -1,4 +1,4 @@
-"""Exported files: they find what the detector finds, whatever the batch and the size, or they are not kept."""
+"""Exported files find what the detector finds, whatever the batch and the size, or they are not kept."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def check_example(file: Path, pictures: list[np.ndarray], exported: ExportedDete
         assert abs(float(scores[0]) - float(own.scores[0])) < 0.1
 
 
-@pytest.mark.parametrize("kind", ["fcos", "faster_rcnn"])
+@pytest.mark.parametrize("kind", [pytest.param("fcos", marks=pytest.mark.slow), "faster_rcnn"])
 def test_onnx_of_fixed_batch_and_size(onnx, kind, checkpoint, pictures, tmp_path):
     """Pictures that are too large are scaled down; missing ones of a batch are blank."""
     file = export(checkpoint(kind), tmp_path, "onnx", pictures[:3], size=(64, 96), batch=2)
@@ -137,13 +137,12 @@ def test_pt2_is_loaded_by_pytorch(checkpoint, pictures, tmp_path):
     assert "torch.Size([1, 100, 4])" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("size", [None, (96, 96)])
-def test_a_file_that_fails_its_check_is_not_kept(size, checkpoint, pictures, tmp_path, monkeypatch):
+def test_a_file_that_fails_its_check_is_not_kept(checkpoint, pictures, tmp_path, monkeypatch):
     right = postprocess.box_ops.clip_each
     monkeypatch.setattr(postprocess.box_ops, "clip_each", lambda *given: right(*given) + 0.2)
     images = save_pictures(tmp_path, pictures[:2])
     (tmp_path / "out").mkdir()
-    request = Request("pt2", str(tmp_path / "out/detector.pt2"), images, size, batch=1)
+    request = Request("pt2", str(tmp_path / "out/detector.pt2"), images, (96, 96), batch=1)
     with pytest.raises(ExportError, match="does not find what the detector finds"):
         export_checkpoint(str(checkpoint("retinanet")), request)
     assert not list((tmp_path / "out").iterdir())
