@@ -19,14 +19,20 @@ labelenc/config/defaults.py lists every key. Several processes:
 """
 
 
-def tool_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with ``--config-file`` and the trailing ``KEY VALUE`` pairs; tools may add their own."""
+def tool_parser(description: str, example: str = "", config_required: bool = True) -> argparse.ArgumentParser:
+    """A parser with ``--config-file`` and the trailing ``KEY VALUE`` pairs; tools may add their own.
+
+    ``example`` is a command line, which ends the help. Without ``config_required`` a tool has to see to it
+    that there is a config file before it calls `parse_tool`.
+    """
     parser = argparse.ArgumentParser(
         description=textwrap.fill(description, 100),
-        epilog=EPILOG,
+        epilog=EPILOG + (f"Example:\n{textwrap.indent(example, '  ')}\n" if example else ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="yaml file, see configs/")
+    parser.add_argument(
+        "--config-file", required=config_required, metavar="FILE", help="yaml file, see configs/"
+    )
     # Set by torch.distributed.launch, in the spelling of the PyTorch version.
     parser.add_argument("--local-rank", "--local_rank", type=int, default=None, help=argparse.SUPPRESS)
     parser.add_argument(
