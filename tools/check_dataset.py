@@ -12,10 +12,9 @@ python tools/check_dataset.py --full --voc data/VOC2012 --split train"""
 
 def make_parser() -> argparse.ArgumentParser:
     parser = tool_parser(
-        "Check DATASETS.TRAIN and DATASETS.TEST of a config, or one set without a config: annotations, "
-        "missing and unreadable images, faulty boxes, each with its id, its file and what will be done about "
-        "it. The same check runs before training. Then numbers of classes, sizes and images, advice, and "
-        "a page with charts and pictures. Ends with status 1 if a problem stops training.",
+        "Check DATASETS.TRAIN and DATASETS.TEST of a config, or one set without a config: every problem with "
+        "its id, its file and what will be done about it, as before training; then numbers, advice, and a "
+        "page with charts and pictures. Ends with status 1 if a problem stops training.",
         EXAMPLES,
         config_required=False,
     )
@@ -25,13 +24,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--voc", metavar="DIR", help="Pascal VOC folder")
     add("--split", metavar="NAME", help="its split: ImageSets/Main/NAME.txt")
     add("--full", action="store_true", help="decode every image, not a few dozen")
-    add(
-        "--output",
-        metavar="DIR",
-        help="folder of the page (default: OUTPUT_DIR/dataset_check, where it is set)",
-    )
-    text = "pictures on the contact sheet, more where classes would not be seen; 0: no sheet (default: 24)"
-    add("--samples", type=int, default=24, metavar="N", help=text)
+    add("--output", metavar="DIR", help="folder of the page (default: OUTPUT_DIR/dataset_check)")
+    add("--samples", type=int, default=24, metavar="N", help="pictures on the contact sheet (default: 24)")
     return parser
 
 

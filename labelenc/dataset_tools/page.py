@@ -134,7 +134,7 @@ def _add_classes(
         pictures["classes.png"] = visualization.figure_png(figure)
         report.add_figure(
             pictures["classes.png"],
-            "How the boxes of each set are divided among the classes. Each half of a long list has its own scale.",
+            "Division of the boxes among the classes. Each half of a long list has its own scale.",
         )
     if not alike:
         return
