@@ -7,6 +7,7 @@ counted from 1, both inside the box, so [xmin - 1, ymin - 1, xmax - xmin + 1, ym
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -206,5 +207,6 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content), encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise DataError(f"cannot write {path}: {error}; choose another place with --output") from error

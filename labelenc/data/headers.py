@@ -28,7 +28,7 @@ _TO_STORED = {
 
 @dataclass(frozen=True)
 class Header:
-    """Width and height of the stored pixels, and the EXIF orientation, 1 (upright) to 8."""
+    """Width and height of the pixels that `coco.decode_image` gives; their EXIF orientation, 1 to 8."""
 
     width: int
     height: int
@@ -59,6 +59,9 @@ def read_header(path: str | Path) -> Header:
 
 
 def _orientation(image: Image.Image) -> int:
+    # OpenCV, which decodes for training, and Pillow turn TIFF images upright whatever they are asked for.
+    if image.format == "TIFF":
+        return 1
     # For a PNG file without EXIF in front, getexif() would decode all pixels to look behind them.
     if image.format == "PNG" and "exif" not in image.info:
         return 1

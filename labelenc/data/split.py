@@ -22,7 +22,7 @@ def stratified_split(classes: Sequence[Sequence[int]], share: float, seed: int) 
         seed: decides between images that are alike.
 
     Returns:
-        bool (M,), True for validation. The same arguments give the same result.
+        bool (M,), True for validation; both parts have an image if there are two. The same arguments give the same result.
     """
     validation = np.zeros(len(classes), dtype=bool)
     if share <= 0 or len(classes) < 2:
@@ -34,7 +34,7 @@ def stratified_split(classes: Sequence[Sequence[int]], share: float, seed: int) 
             members.setdefault(label, []).append(image)
     # What each part still lacks: [training, validation].
     lacks = {label: _wanted(len(images), share) for label, images in members.items()}
-    room = [(1 - share) * len(classes), share * len(classes)]
+    room = _wanted(len(classes), share)
     waiting = {label: len(images) for label, images in members.items()}
     placed = np.zeros(len(classes), dtype=bool)
 
@@ -57,6 +57,9 @@ def stratified_split(classes: Sequence[Sequence[int]], share: float, seed: int) 
         if not placed[image]:
             place(image, int(room[1] > room[0]))
     _mend(classes, members, validation)
+    if validation.all() or not validation.any():
+        # So few images that no class could decide.
+        validation[order[0]] ^= True
     return validation
 
 
