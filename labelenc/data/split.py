@@ -22,7 +22,8 @@ def stratified_split(classes: Sequence[Sequence[int]], share: float, seed: int) 
         seed: decides between images that are alike.
 
     Returns:
-        bool (M,), True for validation; both parts have an image if there are two. The same arguments give the same result.
+        bool (M,), True for validation; of two images or more, some are in each part. The same arguments
+        give the same result.
     """
     validation = np.zeros(len(classes), dtype=bool)
     if share <= 0 or len(classes) < 2:
