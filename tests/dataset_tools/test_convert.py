@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -46,36 +47,61 @@ def test_the_printed_lines_are_a_config(folder, tmp_path, capsys):
     assert batch.targets[0].bbox[0].tolist() == pytest.approx([400, 300, 650, 483.3], abs=20)
 
 
-def test_commands(folder, tmp_path):
-    def run(*words: object, expect: int = 0) -> str:
-        command = [sys.executable, *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
-        assert done.returncode == expect, done.stdout + done.stderr
-        return done.stdout + done.stderr
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """run(tool, word, …) -> exit status (0 if it returns) and what it printed, in this process."""
 
-    tool, check = "tools/convert_dataset.py", "tools/check_dataset.py"
-    told = run(tool, folder, "--output", tmp_path / "out")
+    def start(*words: object) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        monkeypatch.chdir(ROOT)
+        status: object = 0
+        try:
+            runpy.run_path(str(ROOT / str(words[0])), run_name="__main__")
+        except SystemExit as end:
+            status = end.code or 0
+        return status, "".join(capsys.readouterr())
+
+    return start
+
+
+CONVERT, CHECK = "tools/convert_dataset.py", "tools/check_dataset.py"
+
+
+def test_commands(folder, tmp_path, run):
+    status, told = run(CONVERT, folder, "--output", tmp_path / "out")
+    assert status == 0
     assert "yolo folder, 2 classes: cat, dog" in told
-    # The next command that it names, word for word.
-    command = (
-        told.split("Next:\n\n")[1].strip().replace("--output dataset_check", f"--output {tmp_path}/page")
-    )
-    done = subprocess.run(
-        ["bash", "-c", command.replace("python", sys.executable, 1)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    # The next command that it names, word for word but for the place of the page.
+    _, *words = shlex.split(told.split("Next:\n\n")[1].strip())
+    assert words[-1] == "dataset_check"
+    status, _ = run(*words[:-1], tmp_path / "page")
+    assert status == 0
     assert (tmp_path / "page/index.html").is_file()
-    told = run(tool, folder, "--output", tmp_path / "out", expect=1)
-    assert told.count("\n") == 1
-    assert "--overwrite" in told
-    for words, message in (
-        ((tool, folder, "--val-share", "1"), "less than 1"),
-        ((tool,), "DIR"),
-        ((check,), "give one of --config-file"),
-        ((check, "--images", "x"), "belong together"),
-        ((check, "--voc", "x", "--split", "train", "--samples", "-1"), "--samples is at least 0"),
-        ((check, "--voc", "x", "--split", "train", "--config-file", "y"), "give one of"),
-    ):
-        assert message in run(*words, expect=2).splitlines()[-1]
-    for name in (tool, check):
-        assert name in run(name, "--help").splitlines()[-1]
+    message, _ = run(CONVERT, folder, "--output", tmp_path / "out")
+    assert "--overwrite" in str(message)
+    assert "\n" not in str(message)
+
+
+WRONG = [
+    ((CONVERT, "x", "--val-share", "1"), "less than 1"),
+    ((CONVERT, "x", "--format", "coco"), "invalid choice: 'coco'"),
+    ((CONVERT,), "DIR"),
+    ((CHECK,), "give one of --config-file"),
+    ((CHECK, "--images", "x"), "belong together"),
+    ((CHECK, "--voc", "x", "--split", "train", "--samples", "-1"), "--samples is at least 0"),
+    ((CHECK, "--voc", "x", "--split", "train", "--config-file", "y"), "give one of"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG)
+def test_wrong_arguments(run, words, message):
+    status, told = run(*words)
+    assert status == 2
+    assert message in told.splitlines()[-1]
+
+
+@pytest.mark.parametrize("tool", [CONVERT, CHECK])
+def test_help_ends_with_an_example(run, tool):
+    status, told = run(tool, "--help")
+    assert status == 0
+    assert told.splitlines()[-1].startswith(f"  python {tool} ")

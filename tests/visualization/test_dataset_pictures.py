@@ -37,7 +37,7 @@ def test_shares_of_a_distribution():
     assert _decoded(figure).shape[2] == 3
 
 
-@pytest.mark.parametrize("num_classes", [1, 7, 20, 21, 80, 300])
+@pytest.mark.parametrize("num_classes", [1, 7, 20, 21, 80])
 def test_class_shares_in_descending_order(num_classes):
     names = [f"class {i}" for i in range(num_classes)]
     train, val = np.arange(num_classes), np.full(num_classes, 3)
