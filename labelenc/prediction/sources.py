@@ -77,7 +77,8 @@ def find_sources(words: Sequence[str], recursive: bool = False, exclude: Path | 
 
 def _sources_of(word: str, recursive: bool, exclude: Path | None) -> list[Source]:
     path = Path(word)
-    if path.is_dir():
+    # Path("") is the current folder.
+    if word and path.is_dir():
         return [_file(file, file.relative_to(path)) for file in _files_in(path, recursive, exclude)]
     if path.is_file():
         return _listed(path) if path.suffix.lower() == LIST_SUFFIX else [_file(path, path.name)]

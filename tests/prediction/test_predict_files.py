@@ -1,0 +1,328 @@
+"""tools/predict.py: everything that is written, compared with what the Python interface finds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+import labelenc
+from labelenc.prediction import PredictionError, Settings, predict_files
+from labelenc.prediction.frames import Frame, Unreadable, in_order, read_frames
+from labelenc.prediction.sources import find_sources
+
+TOOL = Path(__file__).resolve().parents[2] / "tools/predict.py"
+SETTINGS = Settings(score_threshold=0.15)
+
+
+@pytest.fixture
+def predict(trained, tmp_path):
+    """predict(*words, output=…, settings=…) -> content of predictions.json and rows of predictions.csv."""
+
+    def run(*words: object, output: Path = tmp_path / "out", settings: Settings = SETTINGS):
+        predict_files(
+            str(trained / "run/model_final.pth"), [str(w) for w in words], output, settings, device="cpu"
+        )
+        return results(output)
+
+    return run
+
+
+def results(output: Path) -> tuple[dict, list[dict]]:
+    with (output / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    return json.loads((output / "predictions.json").read_text()), rows
+
+
+def write_video(path: Path, count: int, size=(64, 48), fps=12.5) -> None:
+    """A square that moves to the right by 2 pixels in each frame."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
+    for i in range(count):
+        frame = np.full((size[1], size[0], 3), 40, np.uint8)
+        frame[10:20, 2 * i : 2 * i + 10] = (0, 0, 255)
+        writer.write(frame)
+    writer.release()
+
+
+def read_video(path: Path) -> tuple[list[np.ndarray], float]:
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while True:
+        more, frame = capture.read()
+        if not more:
+            return frames, capture.get(cv2.CAP_PROP_FPS)
+        frames.append(frame)
+
+
+def test_pictures_json_and_csv(trained, tmp_path, predict):
+    content, rows = predict(trained / "val")
+    detector = labelenc.load_detector(trained / "run/model_final.pth", device="cpu")
+    files = sorted((trained / "val").iterdir())
+    expected = detector.predict(files, SETTINGS.score_threshold, batch_size=1)
+    assert [image["id"] for image in content["images"]] == [1, 2, 3, 4, 5, 6]
+    assert [image["file_name"] for image in content["images"]] == list(map(str, files))
+    entries = [entry for i, found in enumerate(expected, start=1) for entry in found.to_coco(i)]
+    assert len(entries) > 20
+    for entry, written, row in zip(entries, content["annotations"], rows, strict=True):
+        assert {key: written[key] for key in entry} == entry
+        x0, y0, x1, y1 = (float(row[key]) for key in ("x0", "y0", "x1", "y1"))
+        assert entry["bbox"] == pytest.approx([x0, y0, x1 - x0 + 1, y1 - y0 + 1], abs=2e-3)
+        assert float(row["score"]) == pytest.approx(entry["score"], abs=1e-6)
+        assert row["frame"] == ""
+    assert [row["class"] for row in rows] == [name for found in expected for name in found.names]
+    for path, found in zip(files, expected, strict=True):
+        written = (tmp_path / "out" / path.name).read_bytes()
+        assert written == cv2.imencode(path.suffix, found.draw())[1].tobytes()
+    assert not list((tmp_path / "out").glob("*.part*"))
+
+
+def test_json_is_a_coco_file(tmp_path, trained, predict, capsys):
+    content, _ = predict(trained / "val")
+    coco = COCO(str(tmp_path / "out/predictions.json"))
+    assert len(coco.getAnnIds()) == len(content["annotations"])
+    assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == list(
+        labelenc.load_detector(trained / "run/model_final.pth", device="cpu").class_names
+    )
+    assert coco.loadRes(content["annotations"]).getImgIds() == [1, 2, 3, 4, 5, 6]
+    first = coco.loadAnns(1)[0]
+    assert first["area"] == pytest.approx(first["bbox"][2] * first["bbox"][3], abs=1e-3)
+
+
+def test_batches_change_nothing(trained, tmp_path, predict):
+    (one, rows), (other, others) = (
+        predict(trained / "val", output=tmp_path / str(n), settings=Settings(0.15, batch_size=n))
+        for n in (1, 4)
+    )
+    assert one["images"] == other["images"]
+    assert len(rows) == len(others)
+    for a, b in zip(one["annotations"], other["annotations"], strict=True):
+        assert a["score"] == pytest.approx(b["score"], abs=1e-4)
+
+
+def test_video_keeps_its_frames_rate_and_size(tmp_path, predict):
+    write_video(tmp_path / "clip.avi", 20)
+    content, rows = predict(tmp_path / "clip.avi", settings=Settings(0.15, batch_size=8))
+    written, fps = read_video(tmp_path / "out/clip.mp4")
+    assert len(written) == 20
+    assert fps == pytest.approx(12.5)
+    assert written[0].shape == (48, 64, 3)
+    assert [image["frame"] for image in content["images"]] == list(range(20))
+    assert {row["frame"] for row in rows} <= set(map(str, range(20)))
+    # Without boxes the square can be seen, where it was.
+    predict(tmp_path / "clip.avi", output=tmp_path / "plain", settings=Settings(1.0))
+    for i, seen in enumerate(read_video(tmp_path / "plain/clip.mp4")[0]):
+        columns = np.nonzero((seen[..., 2].astype(int) - seen[..., 0] > 90).any(axis=0))[0]
+        assert columns.mean() == pytest.approx(2 * i + 4.5, abs=1.5)
+
+
+def test_odd_sizes_lose_nothing(tmp_path):
+    from labelenc.prediction.sinks import _Video
+
+    picture = np.full((47, 63, 3), 90, np.uint8)
+    picture[:, -1] = picture[-1] = 255
+    video = _Video(tmp_path / "odd.mp4", 5.0, picture)
+    video.write(picture)
+    video.write(np.zeros((20, 30, 3), np.uint8))
+    video.close()
+    frames, _ = read_video(tmp_path / "odd.mp4")
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 2
+    assert frames[0][5:40, 62].mean() > 200
+    assert frames[0][46, 5:60].mean() > 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "numbers", "fps"),
+    [
+        (Settings(0.15, every=3), [0, 3, 6, 9, 12, 15, 18], 12.5 / 3),
+        (Settings(0.15, max_frames=4), [0, 1, 2, 3], 12.5),
+        (Settings(0.15, every=6, max_frames=2, batch_size=5), [0, 6], 12.5 / 6),
+    ],
+)
+def test_some_frames_only(tmp_path, predict, settings, numbers, fps):
+    write_video(tmp_path / "clip.avi", 20)
+    content, _ = predict(tmp_path / "clip.avi", settings=settings)
+    assert [image["frame"] for image in content["images"]] == numbers
+    frames, rate = read_video(tmp_path / "out/clip.mp4")
+    assert len(frames) == len(numbers)
+    assert rate == pytest.approx(fps, rel=1e-3)
+
+
+def test_what_cannot_be_read_is_left_out_and_told(tmp_path, trained, predict, capsys):
+    folder = tmp_path / "in"
+    shutil.copytree(trained / "val", folder)
+    (folder / "000002.jpg").write_text("no picture")
+    (folder / "000004.jpg").write_bytes(b"")
+    (folder / "z.mp4").write_text("no video")
+    with pytest.raises(PredictionError, match="3 of 7 inputs could not be read"):
+        predict(folder)
+    content, _ = results(tmp_path / "out")
+    # The ids of the others are what they are when all is well.
+    assert [image["id"] for image in content["images"]] == [1, 3, 5, 6]
+    told = capsys.readouterr()
+    assert [line.split("in/")[1].split()[0] for line in told.err.splitlines() if "left out" in line] == [
+        "000002.jpg",
+        "000004.jpg",
+        "z.mp4",
+    ]
+    assert "\n4 images, " in f"\n{told.out}"
+    assert not (tmp_path / "out/z.mp4").exists()
+
+
+def test_a_video_that_ends_early_is_told(tmp_path, monkeypatch, predict):
+    write_video(tmp_path / "clip.avi", 20)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda place: Breaking(place, 5))
+    with pytest.raises(PredictionError, match="1 of 1 inputs"):
+        predict(tmp_path / "clip.avi")
+    assert len(results(tmp_path / "out")[0]["images"]) == 5
+
+
+class Breaking:
+    """A video file of which only the first frames can be decoded."""
+
+    def __init__(self, place: str, count: int, real=cv2.VideoCapture) -> None:
+        self._capture, self._left = real(place), count
+
+    def __getattr__(self, name: str):
+        return getattr(self._capture, name)
+
+    def grab(self) -> bool:
+        self._left -= 1
+        return self._left >= 0 and self._capture.grab()
+
+
+def test_cameras_differ_from_files_in_their_number_alone(tmp_path, monkeypatch, predict):
+    write_video(tmp_path / "clip.avi", 9)
+    opened = []
+
+    def capture(place, real=cv2.VideoCapture):
+        opened.append(place)
+        return real(str(tmp_path / "clip.avi"))
+
+    monkeypatch.setattr(cv2, "VideoCapture", capture)
+    content, _ = predict("webcam:3", settings=Settings(0.15, max_frames=6))
+    monkeypatch.undo()
+    assert opened == [3]
+    assert [image["file_name"] for image in content["images"]] == ["webcam:3"] * 6
+    assert len(read_video(tmp_path / "out/webcam3.mp4")[0]) == 6
+
+
+def test_no_camera_no_stream(predict, capfd):
+    with pytest.raises(PredictionError, match="2 of 2 inputs"):
+        predict("webcam:77", "http://127.0.0.1:9/none.mp4")
+    told = capfd.readouterr().err
+    assert "left out: webcam:77 cannot be opened: is the camera connected" in told
+    assert "left out: the stream http://127.0.0.1:9/none.mp4 cannot be opened" in told
+
+
+def test_tables_only(tmp_path, trained, predict):
+    write_video(tmp_path / "clip.avi", 3)
+    predict(trained / "val", tmp_path / "clip.avi", settings=Settings(0.15, pictures=False))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "predictions.csv",
+        "predictions.json",
+    ]
+
+
+def test_rotated_photos_are_upright_everywhere(tmp_path, predict):
+    image = pytest.importorskip("PIL.Image")
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, :40] = 255
+    exif = image.Exif()
+    exif[0x0112] = 6
+    image.fromarray(picture).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    content, _ = predict(tmp_path / "turned.jpg", settings=Settings(1.0))
+    assert (content["images"][0]["width"], content["images"][0]["height"]) == (40, 80)
+    written = cv2.imread(str(tmp_path / "out/turned.jpg"), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    assert written.shape == (80, 40, 3)
+    assert written[:30].mean() > 200
+
+
+def test_outputs_never_replace_inputs(tmp_path, trained, predict):
+    shutil.copytree(trained / "val", tmp_path / "in")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()}
+    with pytest.raises(PredictionError, match="is an input and would be overwritten"):
+        predict(tmp_path / "in", output=tmp_path / "in")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()} == before
+    # Twice into a folder below: what was written is no input of the second run.
+    for _ in range(2):
+        content, _ = predict(tmp_path / "in", output=tmp_path / "in/out", settings=Settings(recursive=True))
+        assert len(content["images"]) == 6
+
+
+def test_folders_that_cannot_be_written(tmp_path, trained, predict):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PredictionError, match=r"cannot write .*predictions\.json"):
+        predict(trained / "val", output=tmp_path / "file/out")
+
+
+def test_reading_ahead_keeps_the_order(tmp_path, trained, seed):
+    write_video(tmp_path / "a.avi", 7)
+    words = [str(tmp_path / "a.avi"), str(trained / "val"), str(trained / "train")]
+    frames = list(read_frames(find_sources(words), ahead=3))
+    assert all(isinstance(frame, Frame) for frame in frames)
+    assert [frame.number for frame in frames] == [*range(7), *[None] * 14]
+    assert [Path(frame.source.place).parent.name for frame in frames[7:]] == ["val"] * 6 + ["train"] * 8
+    pauses = np.random.default_rng(seed).uniform(0, 0.02, 20)
+    done = in_order((lambda i=i: time.sleep(pauses[i]) or i for i in range(20)), 4, 6)
+    assert list(done) == list(range(20))
+    # Left in the middle, and a missing file among others.
+    some = read_frames(find_sources(words), ahead=3)
+    assert next(some).number == 0
+    some.close()
+    (tmp_path / "list.txt").write_text("gone.jpg\na.avi\n")
+    assert isinstance(next(read_frames(find_sources([str(tmp_path / "list.txt")]))), Unreadable)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_interrupted_runs_keep_what_is_done(tmp_path, trained):
+    write_video(tmp_path / "long.avi", 4000)
+    command = [sys.executable, str(TOOL), str(trained / "run/model_final.pth"), str(tmp_path / "long.avi")]
+    output = tmp_path / "out"
+    words = ["--output", str(output), "--device", "cpu", "--score-threshold", "0.15"]
+    with subprocess.Popen(
+        [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        begun = output / "long.part.mp4"
+        while process.poll() is None and not (begun.exists() and begun.stat().st_size > 0):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    content, rows = results(output)
+    assert 0 < len(content["images"]) < 4000
+    assert len(rows) == len(content["annotations"])
+    assert len(read_video(output / "long.mp4")[0]) == len(content["images"])
+    assert out.startswith(f"{len(content['images'])} images")
+    assert not list(output.glob("*.part*"))
+
+
+def test_mistakes_are_told_in_one_line(tmp_path):
+    def told(*words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, str(TOOL), *words], capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stderr.splitlines()[-1]
+
+    for option, value, reason in (
+        ("--score-threshold", "1.5", "1.5 is not between 0 and 1"),
+        ("--every", "0", "0 is not 1 or more"),
+        ("--batch-size", "x", "invalid count value: 'x'"),
+    ):
+        assert told("model.pth", "a.jpg", option, value) == (
+            2,
+            f"predict.py: error: argument {option}: {reason}",
+        )
+    status, line = told("model.pth", str(tmp_path / "none.jpg"))
+    assert status == 1
+    assert line.startswith(f"error: there is no {tmp_path}/none.jpg")
