@@ -1,6 +1,7 @@
 """Configuration: keys, files, command lines and the data-set catalogue."""
 
 from labelenc.config.catalog import DatasetSource, WeightSource, resolve_dataset, resolve_weight
+from labelenc.config.classes import known_categories
 from labelenc.config.command_line import count, fraction, parse_tool, tool_parser
 from labelenc.config.compare import changed_keys, differing_keys
 from labelenc.config.errors import ConfigError
@@ -24,6 +25,7 @@ __all__ = [
     "detector_kind",
     "differing_keys",
     "fraction",
+    "known_categories",
     "linear_rule_advice",
     "load_config",
     "num_classes",

@@ -14,7 +14,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from labelenc import data, engine, testing
-from labelenc.config import ConfigError, load_config, num_classes, with_num_classes
+from labelenc.config import ConfigError, known_categories, load_config, num_classes, with_num_classes
 from labelenc.data.coco import decode_image
 from labelenc.description import config_in, description_of, differences
 from labelenc.modeling import Detector, build_detector
@@ -175,7 +175,7 @@ def _apply(transform: data.Transform, picture: np.ndarray) -> Tensor:
 
 def _with_classes(cfg: CfgNode, content: Mapping[str, Any], source: str) -> tuple[CfgNode, Categories]:
     """The configuration with its number of classes, and their ids and names: those that the checkpoint
-    carries, else those of the data sets in the configuration, else numbers."""
+    carries, else those of the configuration's data sets (COCO and VOC need not be here), else numbers."""
     found = description_of(content, source)
     if found is not None:
         categories = tuple(zip(found["category_ids"], found["class_names"], strict=True))
@@ -187,6 +187,10 @@ def _with_classes(cfg: CfgNode, content: Mapping[str, Any], source: str) -> tupl
             continue
         return with_num_classes(cfg, info.num_classes, info.name), info.categories
     number = num_classes(cfg)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        known = known_categories(name, number)
+        if known is not None:
+            return with_num_classes(cfg, number, name), known
     logger.warning(
         "%s does not tell its classes, and no data set of the configuration is here to tell them: they are "
         "called by their numbers",
