@@ -18,6 +18,7 @@ import pytest
 from pycocotools.coco import COCO
 
 import labelenc
+from labelenc.config import ConfigError
 from labelenc.prediction import PredictionError, Settings, predict_files
 from labelenc.prediction.frames import Frame, Unreadable, in_order, read_frames
 from labelenc.prediction.sources import find_sources
@@ -263,6 +264,24 @@ def test_folders_that_cannot_be_written(tmp_path, trained, predict):
     (tmp_path / "file").write_text("")
     with pytest.raises(PredictionError, match=r"cannot write .*predictions\.json"):
         predict(trained / "val", output=tmp_path / "file/out")
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda:99"])
+def test_devices_that_are_not_here(trained, tmp_path, device):
+    words = [str(trained / "val")]
+    with pytest.raises(ConfigError, match=f"the device '{device}' cannot be used"):
+        predict_files(str(trained / "run/model_final.pth"), words, tmp_path / "out", SETTINGS, device=device)
+
+
+def test_keys_can_be_overridden_and_configurations_given(trained, tmp_path):
+    """The same picture at another size of the network's input, with a configuration from outside."""
+    weights, picture = str(trained / "run/model_final.pth"), [str(trained / "val/000001.jpg")]
+    found = []
+    for name, opts in (("a", []), ("b", ["INPUT.MIN_SIZE_TEST", "64"])):
+        predict_files(weights, picture, tmp_path / name, SETTINGS, str(trained / "config.yaml"), opts, "cpu")
+        found.append(results(tmp_path / name)[1])
+    assert found[0]
+    assert found[0] != found[1]
 
 
 def test_reading_ahead_keeps_the_order(tmp_path, trained, seed):
