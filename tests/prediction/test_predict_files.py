@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,49 +12,9 @@ from pycocotools.coco import COCO
 import labelenc
 from labelenc.config import ConfigError
 from labelenc.prediction import PredictionError, Settings, predict_files
-from labelenc.prediction.frames import Frame, Unreadable, in_order, read_frames
-from labelenc.prediction.sources import find_sources
+from labelenc.prediction.sinks import _Video
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/predict.py"
 SETTINGS = Settings(score_threshold=0.15)
-
-
-@pytest.fixture
-def predict(trained, tmp_path):
-    """predict(*words, output=…, settings=…) -> content of predictions.json and rows of predictions.csv."""
-
-    def run(*words: object, output: Path = tmp_path / "out", settings: Settings = SETTINGS):
-        predict_files(
-            str(trained / "run/model_final.pth"), [str(w) for w in words], output, settings, device="cpu"
-        )
-        return results(output)
-
-    return run
-
-
-def results(output: Path) -> tuple[dict, list[dict]]:
-    with (output / "predictions.csv").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    return json.loads((output / "predictions.json").read_text()), rows
-
-
-def write_video(path: Path, count: int, size=(64, 48), fps=12.5) -> None:
-    """A square that moves to the right by 2 pixels in each frame."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
-    for i in range(count):
-        frame = np.full((size[1], size[0], 3), 40, np.uint8)
-        frame[10:20, 2 * i : 2 * i + 10] = (0, 0, 255)
-        writer.write(frame)
-    writer.release()
-
-
-def read_video(path: Path) -> tuple[list[np.ndarray], float]:
-    capture, frames = cv2.VideoCapture(str(path)), []
-    while True:
-        more, frame = capture.read()
-        if not more:
-            return frames, capture.get(cv2.CAP_PROP_FPS)
-        frames.append(frame)
 
 
 def test_pictures_json_and_csv(trained, tmp_path, predict):
@@ -110,7 +62,7 @@ def test_batches_change_nothing(trained, tmp_path, predict):
         assert a["score"] == pytest.approx(b["score"], abs=1e-4)
 
 
-def test_video_keeps_its_frames_rate_and_size(tmp_path, predict):
+def test_video_keeps_its_frames_rate_and_size(tmp_path, predict, write_video, read_video):
     write_video(tmp_path / "clip.avi", 20)
     content, rows = predict(tmp_path / "clip.avi", settings=Settings(0.15, batch_size=8))
     written, fps = read_video(tmp_path / "out/clip.mp4")
@@ -126,9 +78,7 @@ def test_video_keeps_its_frames_rate_and_size(tmp_path, predict):
         assert columns.mean() == pytest.approx(2 * i + 4.5, abs=1.5)
 
 
-def test_odd_sizes_lose_nothing(tmp_path):
-    from labelenc.prediction.sinks import _Video
-
+def test_odd_sizes_lose_nothing(tmp_path, read_video):
     picture = np.full((47, 63, 3), 90, np.uint8)
     picture[:, -1] = picture[-1] = 255
     video = _Video(tmp_path / "odd.mp4", 5.0, picture)
@@ -149,7 +99,7 @@ def test_odd_sizes_lose_nothing(tmp_path):
         (Settings(0.15, every=6, max_frames=2, batch_size=5), [0, 6], 12.5 / 6),
     ],
 )
-def test_some_frames_only(tmp_path, predict, settings, numbers, fps):
+def test_some_frames_only(tmp_path, predict, settings, numbers, fps, write_video, read_video):
     write_video(tmp_path / "clip.avi", 20)
     content, _ = predict(tmp_path / "clip.avi", settings=settings)
     assert [image["frame"] for image in content["images"]] == numbers
@@ -158,7 +108,7 @@ def test_some_frames_only(tmp_path, predict, settings, numbers, fps):
     assert rate == pytest.approx(fps, rel=1e-3)
 
 
-def test_what_cannot_be_read_is_left_out_and_told(tmp_path, trained, predict, capsys):
+def test_what_cannot_be_read_is_left_out_and_told(tmp_path, trained, predict, capsys, results):
     folder = tmp_path / "in"
     shutil.copytree(trained / "val", folder)
     (folder / "000002.jpg").write_text("no picture")
@@ -179,7 +129,7 @@ def test_what_cannot_be_read_is_left_out_and_told(tmp_path, trained, predict, ca
     assert not (tmp_path / "out/z.mp4").exists()
 
 
-def test_a_video_that_ends_early_is_told(tmp_path, monkeypatch, predict):
+def test_a_video_that_ends_early_is_told(tmp_path, monkeypatch, predict, results, write_video):
     write_video(tmp_path / "clip.avi", 20)
     monkeypatch.setattr(cv2, "VideoCapture", lambda place: Breaking(place, 5))
     with pytest.raises(PredictionError, match="1 of 1 inputs"):
@@ -201,7 +151,9 @@ class Breaking:
         return self._left >= 0 and self._capture.grab()
 
 
-def test_cameras_differ_from_files_in_their_number_alone(tmp_path, monkeypatch, predict):
+def test_cameras_differ_from_files_in_their_number_alone(
+    tmp_path, monkeypatch, predict, write_video, read_video
+):
     write_video(tmp_path / "clip.avi", 9)
     opened = []
 
@@ -225,7 +177,7 @@ def test_no_camera_no_stream(predict, capfd):
     assert "left out: the stream http://127.0.0.1:9/none.mp4 cannot be opened" in told
 
 
-def test_tables_only(tmp_path, trained, predict):
+def test_tables_only(tmp_path, trained, predict, write_video):
     write_video(tmp_path / "clip.avi", 3)
     predict(trained / "val", tmp_path / "clip.avi", settings=Settings(0.15, pictures=False))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -273,7 +225,7 @@ def test_devices_that_are_not_here(trained, tmp_path, device):
         predict_files(str(trained / "run/model_final.pth"), words, tmp_path / "out", SETTINGS, device=device)
 
 
-def test_keys_can_be_overridden_and_configurations_given(trained, tmp_path):
+def test_keys_can_be_overridden_and_configurations_given(trained, tmp_path, results):
     """The same picture at another size of the network's input, with a configuration from outside."""
     weights, picture = str(trained / "run/model_final.pth"), [str(trained / "val/000001.jpg")]
     found = []
@@ -282,66 +234,3 @@ def test_keys_can_be_overridden_and_configurations_given(trained, tmp_path):
         found.append(results(tmp_path / name)[1])
     assert found[0]
     assert found[0] != found[1]
-
-
-def test_reading_ahead_keeps_the_order(tmp_path, trained, seed):
-    write_video(tmp_path / "a.avi", 7)
-    words = [str(tmp_path / "a.avi"), str(trained / "val"), str(trained / "train")]
-    frames = list(read_frames(find_sources(words), ahead=3))
-    assert all(isinstance(frame, Frame) for frame in frames)
-    assert [frame.number for frame in frames] == [*range(7), *[None] * 14]
-    assert [Path(frame.source.place).parent.name for frame in frames[7:]] == ["val"] * 6 + ["train"] * 8
-    pauses = np.random.default_rng(seed).uniform(0, 0.02, 20)
-    done = in_order((lambda i=i: time.sleep(pauses[i]) or i for i in range(20)), 4, 6)
-    assert list(done) == list(range(20))
-    # Left in the middle, and a missing file among others.
-    some = read_frames(find_sources(words), ahead=3)
-    assert next(some).number == 0
-    some.close()
-    (tmp_path / "list.txt").write_text("gone.jpg\na.avi\n")
-    assert isinstance(next(read_frames(find_sources([str(tmp_path / "list.txt")]))), Unreadable)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_interrupted_runs_keep_what_is_done(tmp_path, trained):
-    write_video(tmp_path / "long.avi", 4000)
-    command = [sys.executable, str(TOOL), str(trained / "run/model_final.pth"), str(tmp_path / "long.avi")]
-    output = tmp_path / "out"
-    words = ["--output", str(output), "--device", "cpu", "--score-threshold", "0.15"]
-    with subprocess.Popen(
-        [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        begun = output / "long.part.mp4"
-        while process.poll() is None and not (begun.exists() and begun.stat().st_size > 0):
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    content, rows = results(output)
-    assert 0 < len(content["images"]) < 4000
-    assert len(rows) == len(content["annotations"])
-    assert len(read_video(output / "long.mp4")[0]) == len(content["images"])
-    assert out.startswith(f"{len(content['images'])} images")
-    assert not list(output.glob("*.part*"))
-
-
-def test_mistakes_are_told_in_one_line(tmp_path):
-    def told(*words: str) -> tuple[int, str]:
-        done = subprocess.run(
-            [sys.executable, str(TOOL), *words], capture_output=True, text=True, check=False
-        )
-        return done.returncode, done.stderr.splitlines()[-1]
-
-    for option, value, reason in (
-        ("--score-threshold", "1.5", "1.5 is not between 0 and 1"),
-        ("--every", "0", "0 is not 1 or more"),
-        ("--batch-size", "x", "invalid count value: 'x'"),
-    ):
-        assert told("model.pth", "a.jpg", option, value) == (
-            2,
-            f"predict.py: error: argument {option}: {reason}",
-        )
-    status, line = told("model.pth", str(tmp_path / "none.jpg"))
-    assert status == 1
-    assert line.startswith(f"error: there is no {tmp_path}/none.jpg")
