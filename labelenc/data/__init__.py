@@ -2,6 +2,7 @@
 
 from labelenc.data.annotations import Annotations, DataError, Problem
 from labelenc.data.build import (
+    build_test_dataset,
     build_test_loaders,
     build_train_loader,
     check_datasets,
@@ -20,6 +21,7 @@ __all__ = [
     "Draw",
     "Problem",
     "Sample",
+    "build_test_dataset",
     "build_test_loaders",
     "build_train_loader",
     "check_datasets",

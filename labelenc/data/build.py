@@ -91,6 +91,11 @@ def build_test_loaders(
     return loaders
 
 
+def build_test_dataset(cfg: CfgNode, name: str) -> CocoDataset:
+    """The images of one set, at the size for testing; every image is in it."""
+    return _dataset(cfg, name, training=False)
+
+
 def check_datasets(cfg: CfgNode, full: bool = False, train: bool = True, test: bool = True) -> list[Problem]:
     """All problems of the sets in DATASETS.TRAIN and DATASETS.TEST; see `stop_if_unusable`.
 

@@ -1,8 +1,6 @@
-"""COCO evaluation of detections, its files, and self-contained HTML reports."""
+"""COCO evaluation of detections and its files."""
 
 from labelenc.evaluation.coco import EVALUATORS, EvaluationError, evaluate_coco, to_coco_results
-from labelenc.evaluation.comparison import RunResult, comparison_report, reading_notes
-from labelenc.evaluation.report import Report
 from labelenc.evaluation.summary import (
     COCO_NUMBERS,
     ClassResult,
@@ -17,12 +15,8 @@ __all__ = [
     "ClassResult",
     "CocoSummary",
     "EvaluationError",
-    "Report",
-    "RunResult",
-    "comparison_report",
     "evaluate_coco",
     "format_percent",
-    "reading_notes",
     "to_coco_results",
     "write_evaluation",
 ]

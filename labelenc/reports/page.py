@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -91,10 +92,17 @@ class Page:
         self._parts.append(f'<div class="cards">{cards}</div>')
         return self
 
-    def add_preformatted(self, text: str, fold: str) -> Page:
-        """Text as it is, such as a configuration, folded behind the line ``fold``."""
-        self._parts.append(_folded(f"<pre>{escape(text)}</pre>", fold))
+    def add_preformatted(self, text: str) -> Page:
+        """Text as it is, such as a configuration."""
+        self._parts.append(f"<pre>{escape(text)}</pre>")
         return self
+
+    @contextlib.contextmanager
+    def folded(self, summary: str) -> Iterator[None]:
+        """What is added inside the ``with`` is hidden behind the line ``summary``, which opens it."""
+        self._parts.append(f"<details><summary>{escape(summary)}</summary>")
+        yield
+        self._parts.append("</details>")
 
     def add_table(
         self,
@@ -104,7 +112,6 @@ class Page:
         *,
         row_colours: Sequence[str | None] | None = None,
         column_colours: Sequence[str | None] | None = None,
-        fold: str | None = None,
         columns: int = 1,
     ) -> Page:
         """A table; wide ones scroll inside the page.
@@ -116,7 +123,6 @@ class Page:
             caption: stands above the table.
             row_colours, column_colours: CSS colours for a small square before the row's first cell or the
                 header, None for no square.
-            fold: hide the table behind this line, which opens it.
             columns: break a long table into so many parts side by side, where the page is wide enough.
 
         Raises:
@@ -140,8 +146,7 @@ class Page:
             f"<tbody>{''.join(lines[start : start + height])}</tbody></table></div>"
             for start in range(0, max(len(lines), 1), height)
         ]
-        whole = tables[0] if len(tables) == 1 else f'<div class="columns">{"".join(tables)}</div>'
-        self._parts.append(whole if fold is None else _folded(whole, fold))
+        self._parts.append(tables[0] if columns == 1 else f'<div class="columns">{"".join(tables)}</div>')
         return self
 
     def add_figure(self, picture: Picture, caption: str, name: str | None = None) -> Page:
@@ -198,10 +203,6 @@ class Page:
         text = escape(caption)
         source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
         return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-
-
-def _folded(content: str, summary: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def _swatch(colours: Sequence[str | None] | None, index: int) -> str:
