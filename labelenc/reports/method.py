@@ -35,7 +35,7 @@ def add_method(page: Page, run: Run) -> None:
     if not pictures:
         return
     first, last = next(iter(pictures)), list(pictures)[-1]
-    page.add_heading("See the method").add_guide(_GUIDE.get(run.kind, _GUIDE["step1"]))
+    page.add_heading(f"See the method: {run.name}").add_guide(_GUIDE.get(run.kind, _GUIDE["step1"]))
     _add_distances(page, first, last)
     shown = [(folder, picture) for folder in dict.fromkeys((first, last)) for picture in pictures[folder]]
     for image_id in dict.fromkeys(picture["image_id"] for _, picture in shown):

@@ -55,12 +55,13 @@ class SetPictures:
         return list(self._rows)
 
     def side_by_side(
-        self, image_id: int, runs: Mapping[str, Entries], threshold: float, caption: str
+        self, image_id: int, runs: Mapping[str, Entries], thresholds: Sequence[float], caption: str
     ) -> list[tuple[Picture, str]]:
-        """The image with its truth, then with each run's detections of at least ``threshold``.
+        """The image with its truth, then with each run's detections.
 
         Args:
             runs: caption of the run -> detections by image.
+            thresholds: the lowest scores that are drawn, one for each run.
             caption: follows the image's name below the first picture.
 
         Returns:
@@ -74,10 +75,12 @@ class SetPictures:
         except data.DataError as error:
             logger.warning("the report leaves out a picture: %s", error)
             return []
-        drawn = [(self._dataset.targets(row), f"Image {image_id}, {Path(path).name}: {caption}")]
-        for name, entries in runs.items():
-            drawn.append((self._boxes(entries.get(image_id, ()), size), name))
-        return [(self._draw(image, boxes, threshold), text) for boxes, text in drawn]
+        truth = self._draw(image, self._dataset.targets(row), 0.0)
+        drawn: list[tuple[Picture, str]] = [(truth, f"Image {image_id}, {Path(path).name}: {caption}")]
+        for (name, entries), threshold in zip(runs.items(), thresholds, strict=True):
+            boxes = self._boxes(entries.get(image_id, ()), size)
+            drawn.append((self._draw(image, boxes, threshold), name))
+        return drawn
 
     def _draw(self, image: np.ndarray, boxes: BoxList, threshold: float) -> np.ndarray:
         magnify = _LONGER_SIDE / max(image.shape[:2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from labelenc.evaluation import COCO_NUMBERS, ClassResult, CocoSummary, format_percent
 from labelenc.reports.notes import RunResult
@@ -18,8 +18,13 @@ _NUMBERS_CAPTION = (
 )
 
 
-def add_number_table(page: Page, results: Sequence[RunResult]) -> None:
-    """The 12 numbers, one row for each result; the best detector of each column is marked."""
+def add_number_table(
+    page: Page, results: Sequence[RunResult], reference: RunResult | None = None
+) -> None:
+    """The 12 numbers, one row for each result; the best detector of each column is marked.
+
+    Other detectors than ``reference`` have their difference to it in small print.
+    """
     timed = any(result.seconds is not None for result in results)
     trained = any(result.iterations for result in results)
     headers = ["run", *["iterations"] * trained, *["time"] * timed, *COCO_NUMBERS]
@@ -31,8 +36,11 @@ def add_number_table(page: Page, results: Sequence[RunResult]) -> None:
         row += ["" if result.seconds is None else duration(result.seconds)] * timed
         for name in COCO_NUMBERS:
             value = result.summary.numbers[name]
-            marked = result in detectors and best[name] is not None and format_percent(value) == best[name]
-            row.append(Marked(value, tone="best") if marked else value)
+            detector = result in detectors
+            tone = "best" if detector and value is not None and format_percent(value) == best[name] else ""
+            compared = detector and reference is not None and result is not reference
+            base = reference.summary.numbers[name] if compared and reference is not None else None
+            row.append(Marked(value, difference(value, base), tone))
         rows.append(row)
     mark = " The best detector of each column is marked." if len(detectors) > 1 else ""
     page.add_table(headers, rows, _NUMBERS_CAPTION + mark, row_colours=[result.colour for result in results])
@@ -58,46 +66,41 @@ def add_class_table(page: Page, summary: CocoSummary) -> None:
         page.add_table(headers, [row(result) for result in classes], columns=2)
 
 
-def add_class_comparison(
-    page: Page, summaries: Mapping[str, CocoSummary], colours: Mapping[str, str], reconstructions: Sequence[str]
-) -> None:
-    """AP of each class in each run, with the difference to the first run in small print.
-
-    Args:
-        summaries: run name -> its evaluation; the first is the reference.
-        colours: run name -> CSS colour.
-        reconstructions: the names that are no detectors, which get no difference.
-    """
-    first, *others = summaries
-    tables = {
-        name: {row.category_id: row.ap for row in summary.per_class} for name, summary in summaries.items()
-    }
+def add_class_comparison(page: Page, results: Sequence[RunResult]) -> None:
+    """AP of each class in each result; detectors have the difference to the first in small print."""
+    first, *others = results
+    tables = [{row.category_id: row.ap for row in result.summary.per_class} for result in others]
     changes: list[tuple[float, list[Cell]]] = []
-    for result in summaries[first].per_class:
-        row: list[Cell] = [result.name, result.boxes, result.ap]
+    for entry in first.summary.per_class:
+        row: list[Cell] = [entry.name, entry.boxes, entry.ap]
         greatest = 0.0
-        for name in others:
-            ap = tables[name].get(result.category_id)
-            if name in reconstructions or ap is None or result.ap is None:
+        for result, table in zip(others, tables, strict=True):
+            ap = table.get(entry.category_id)
+            if result.role == "reconstruction":
                 row.append(ap)
-                continue
-            change = float(format_percent(ap)) - float(format_percent(result.ap))
-            greatest = max(greatest, abs(change))
-            row.append(Marked(ap, f"{change:+.1f}"))
+            else:
+                row.append(Marked(ap, difference(ap, entry.ap)))
+                greatest = max(greatest, abs((ap or 0.0) - (entry.ap or 0.0)))
         changes.append((greatest, row))
-    headers = ["class", "objects", *summaries]
-    marks = [None, None, *(colours.get(name) for name in summaries)]
-    caption = f"AP in percent; in small print the difference to {first}."
+    headers = ["class", "objects", *(result.name for result in results)]
+    marks = [None, None, *(result.colour for result in results)]
+    caption = f"AP in percent; in small print the difference to {first.name}."
     rows = [row for _, row in changes]
     if len(rows) <= _MANY_CLASSES:
         page.add_table(headers, rows, caption, column_colours=marks)
         return
-    most = [row for _, row in sorted(changes, key=lambda entry: -entry[0])[:_SHOWN_CLASSES]]
-    page.add_table(
-        headers, most, f"The {len(most)} classes that change most. {caption}", column_colours=marks
-    )
+    most = [row for _, row in sorted(changes, key=lambda change: -change[0])[:_SHOWN_CLASSES]]
+    what = f"The {len(most)} classes that change most. {caption}"
+    page.add_table(headers, most, what, column_colours=marks)
     with page.folded(f"All {len(rows)} classes"):
-        page.add_table(headers, rows, caption, column_colours=marks, columns=2 if len(summaries) < 3 else 1)
+        page.add_table(headers, rows, caption, column_colours=marks, columns=2 if len(results) < 4 else 1)
+
+
+def difference(value: float | None, base: float | None) -> str:
+    """Points of percent, of the rounded figures, so that a reader who subtracts finds the same; "" for None."""
+    if value is None or base is None:
+        return ""
+    return f"{float(format_percent(value)) - float(format_percent(base)):+.1f}"
 
 
 def duration(seconds: float) -> str:
