@@ -46,9 +46,7 @@ def most_different(first: ImageQuality, second: ImageQuality, count: int) -> tup
     return tuple([int(i) for i in first.image_ids[_largest(g, count)]] for g in (gain, -gain))  # type: ignore[return-value]
 
 
-def image_quality(
-    tables: BoxTables, pairs: Pairs, matches: Matches, score_threshold: float
-) -> ImageQuality:
+def image_quality(tables: BoxTables, pairs: Pairs, matches: Matches, score_threshold: float) -> ImageQuality:
     """``matches`` at IoU 0.5 (`match_by_score`); ``pairs`` of any classes, down to 0.5 at least."""
     found, truths = tables.found, tables.truths
     size = len(tables.image_ids)
