@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"structures", "ops"},
     "visualization": {"structures", "ops"},
     "engine": {"structures", "ops", "config"},
+    "reports": {"config", "data", "engine", "evaluation", "structures", "visualization"},
 }
 # The only files of these layers that see a configuration; the others get plain values.
 CONFIG_READERS = {
@@ -28,7 +29,7 @@ CONFIG_READERS = {
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
 TOP = ("pipeline", "testing", "demo", "errors")
-TOOLS_MAY_IMPORT = {"labelenc.pipeline", "labelenc.config", "labelenc.demo", "labelenc.errors"}
+TOOLS_MAY_IMPORT = {"labelenc.pipeline", "labelenc.config", "labelenc.demo", "labelenc.errors", "labelenc.reports"}
 
 
 def sources(folder: Path) -> list[Path]:

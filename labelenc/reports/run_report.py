@@ -56,6 +56,11 @@ def write_run_report(cfg: CfgNode, output_dir: str | os.PathLike[str]) -> Path:
     return page.write(run.folder / REPORT_FOLDER / "index.html")
 
 
+def report_of_folder(folder: str | os.PathLike[str]) -> Path:
+    """`write_run_report` with the configuration that the folder holds; returns the page's path."""
+    return write_run_report(read_run(folder).cfg, folder)
+
+
 def report_after_run(cfg: CfgNode) -> None:
     """`write_run_report` of OUTPUT_DIR; whatever goes wrong is logged, since the run itself is finished."""
     try:
