@@ -22,7 +22,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from yacs.config import CfgNode
 
-from labelenc import engine, ops, pipeline
+from labelenc import engine, ops, testing
 from labelenc.config import load_config
 from labelenc.modeling import Detector, build_detector
 from labelenc.structures import BoxList, ImageBatch

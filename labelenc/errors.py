@@ -13,6 +13,7 @@ from labelenc.data import DataError
 from labelenc.engine import CheckpointError, FaultError, Interrupted, TrainingError
 from labelenc.evaluation import EvaluationError
 from labelenc.modeling.backbone.pretrained import WeightsError
+from labelenc.prediction import PredictionError
 from labelenc.reports import ReportError
 from labelenc.supervision import HandoverError
 
@@ -24,6 +25,7 @@ USER_ERRORS = (
     FaultError,
     HandoverError,
     ReportError,
+    PredictionError,
     TrainingError,
     WeightsError,
 )

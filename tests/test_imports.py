@@ -28,8 +28,14 @@ CONFIG_READERS = {
     "supervision": {"build.py", "step1.py", "step2.py"},
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
-TOP = ("pipeline", "testing", "demo", "errors")
-TOOLS_MAY_IMPORT = {"labelenc.pipeline", "labelenc.config", "labelenc.demo", "labelenc.errors", "labelenc.reports"}
+TOP = ("pipeline", "testing", "description", "prediction", "demo", "errors")
+TOOLS_MAY_IMPORT = {
+    "labelenc.pipeline",
+    "labelenc.config",
+    "labelenc.demo",
+    "labelenc.errors",
+    "labelenc.reports",
+}
 
 
 def sources(folder: Path) -> list[Path]:

@@ -22,38 +22,41 @@ from labelenc.visualization import (
 Analyses = Mapping[str, Analysis]
 
 _CURVES_GUIDE = (
-    "Each point is one score threshold: how many of the objects are found (recall) and how many of the detections "
-    "are right (precision) above it. The further a curve reaches to the top right, the better. A curve that ends "
-    "early means objects that are not found at any score; one that starts low means sure mistakes. Where the curve "
-    "of IoU 0.75 lies far below that of IoU 0.50, boxes are loose."
+    "Each point is one score threshold: how many of the objects are found (recall) and how many of the "
+    "detections are right (precision) above it. The further a curve reaches to the top right, the better. A "
+    "curve that ends early means objects that are not found at any score; one that starts low means sure "
+    "mistakes. Where the curve of IoU 0.75 lies far below that of IoU 0.50, boxes are loose."
 )
 _SIZES_GUIDE = (
-    "AP of small (less than 32² pixels), medium (less than 96²) and large objects, in pixels of the image files. "
-    "Few objects of a size make its AP unsure. If small ones are weak, raise the input size or use smaller anchors; "
-    "if large ones are, look at objects cut by the border and at the largest anchors or ranges."
+    "AP of small (less than 32² pixels), medium (less than 96²) and large objects, in pixels of the image "
+    "files. Few objects of a size make its AP unsure. If small ones are weak, raise the input size or use "
+    "smaller anchors; if large ones are, look at objects cut by the border and at the largest anchors or "
+    "ranges."
 )
 _CALIBRATION_GUIDE = (
-    "Left: do scores mean what they say? Of the detections with a score near 0.7, 70 % would be right on the "
-    "diagonal. Below it the detector is too sure of itself, above it too modest; AP does not care, but a user who "
-    "reads scores as probabilities does. Right: what a score threshold costs. The recommended one has the highest "
-    "F1, the balance of precision and recall; move it right if false alarms cost more than misses."
+    "Left: do scores mean what they say? Of the detections with a score near 0.7, 70 % would be right on "
+    "the diagonal. Below it the detector is too sure of itself, above it too modest; AP does not care, but "
+    "a user who reads scores as probabilities does. Right: what a score threshold costs. The recommended "
+    "one has the highest F1, the balance of precision and recall; move it right if false alarms cost more "
+    "than misses."
 )
 _CONFUSION_GUIDE = (
-    "Rows are true classes, columns what was detected at a score of at least {threshold:.2f}; each row is shown as "
-    "shares. The diagonal is right. The last column counts missed objects, the last row detections of nothing. Two "
-    "classes that are mixed up often need clearer labels or more examples of both."
+    "Rows are true classes, columns what was detected at a score of at least {threshold:.2f}; each row is "
+    "shown as shares. The diagonal is right. The last column counts missed objects, the last row detections "
+    "of nothing. Two classes that are mixed up often need clearer labels or more examples of both."
 )
 _ERRORS_GUIDE = (
-    "How much AP50 would gain if one kind of error were mended and all else stayed (TIDE). Start with the longest "
-    "bar. The gains don't add up. False positives and false negatives sum up the kinds from the two sides."
+    "How much AP50 would gain if one kind of error were mended and all else stayed (TIDE). Start with the "
+    "longest bar. The gains don't add up. False positives and false negatives sum up the kinds from the two "
+    "sides."
 )
 # What each kind of error is, and what helps.
 _ERRORS = {
     "class": "Right place, wrong class. More examples of the classes that are mixed up; check their labels.",
-    "location": "Right class, box off (IoU 0.1 to 0.5). Longer training, larger input, tidier boxes in the labels.",
+    "location": "Right class, box off (IoU 0.1 to 0.5). Longer training, larger input, tidier labels.",
     "both": "Wrong class and box off.",
     "duplicate": "A second box on an object that was found already. A lower NMS threshold.",
-    "background": "A detection where there is nothing (IoU below 0.1). Check for objects that were not labelled.",
+    "background": "A detection of nothing (IoU below 0.1). Check for objects that were not labelled.",
     "missed": "An object that no detection points at. Look at their sizes; a larger input, longer training.",
     "false_positive": "All detections that are not right, whatever the kind.",
     "false_negative": "All objects without a right detection.",
@@ -90,12 +93,11 @@ def add_sizes(page: Page, analyses: Analyses, prefix: str) -> None:
 def add_calibration(page: Page, analyses: Analyses, prefix: str) -> None:
     """Scores against the share of right detections, and the score threshold to use."""
     page.add_heading("Scores and thresholds", 3).add_guide(_CALIBRATION_GUIDE)
-    colours = run_colours(analyses)
     pictures = []
     for run, entry in analyses.items():
         found = entry.calibration
         reliability = plot_reliability(
-            found.edges, found.counts, found.precision, found.mean_score, found.expected_error, colours[run]
+            found.edges, found.counts, found.precision, found.mean_score, found.expected_error
         )
         best = found.best.threshold if found.best else None
         choice = plot_score_threshold(
@@ -107,8 +109,8 @@ def add_calibration(page: Page, analyses: Analyses, prefix: str) -> None:
     rows: list[list[Cell]] = [_threshold_row(run, entry) for run, entry in analyses.items()]
     headers = ["run", "threshold", "precision", "recall", "F1", "calibration error"]
     caption = (
-        "The recommended score threshold, and what it gives at IoU 0.5, in percent. Calibration error: the mean "
-        "distance between score and share of right detections."
+        "The recommended score threshold, and what it gives at IoU 0.5, in percent. Calibration error: the "
+        "mean distance between score and share of right detections."
     )
     page.add_table(headers, rows, caption)
     if len(analyses) == 1:
@@ -148,7 +150,9 @@ def add_confusion(page: Page, entry: Analysis, prefix: str) -> None:
     mixed = confusion.counts[:-1, :-1].copy()
     np.fill_diagonal(mixed, 0)
     order = np.argsort(-mixed, axis=None, kind="stable")[:10]
-    pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, mixed.shape), strict=True) if mixed[i, j]]
+    pairs = [
+        (int(i), int(j)) for i, j in zip(*np.unravel_index(order, mixed.shape), strict=True) if mixed[i, j]
+    ]
     rows: list[list[Cell]] = [
         [entry.class_names[i], entry.class_names[j], int(mixed[i, j])] for i, j in pairs
     ]

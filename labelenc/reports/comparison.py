@@ -1,4 +1,4 @@
-"""Runs beside one another: numbers with intervals, curves, causes of errors, the images on which they differ."""
+"""Runs beside one another: numbers with intervals, curves, causes of errors, images on which they differ."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from labelenc.reports.training import add_training
 from labelenc.visualization import run_colours
 
 _NUMBERS_GUIDE = (
-    "In small print the difference to {first}, in points. A difference counts only as far as its interval allows: "
-    "see below."
+    "In small print the difference to {first}, in points. A difference counts only as far as its interval "
+    "allows: see below."
 )
 _CLASSES_GUIDE = (
-    "A class with few objects moves by many points when one or two of them are found or lost. Trust a change that "
-    "many classes share, or whose interval leaves out 0."
+    "A class with few objects moves by many points when one or two of them are found or lost. Trust a "
+    "change that many classes share, or whose interval leaves out 0."
 )
 
 
@@ -39,8 +39,8 @@ _CLASSES_GUIDE = (
 class Comparison:
     """What `write_comparison` found out.
 
-    ``results`` holds one entry for each run in the order given, and one for each reconstruction of labels after
-    that of its run; ``bootstrap`` is None without resampling; ``path`` is that of the page.
+    ``results`` holds one entry for each run in the order given, and one for each reconstruction of labels
+    after that of its run; ``bootstrap`` is None without resampling; ``path`` is that of the page.
     """
 
     dataset: str
@@ -161,8 +161,8 @@ def _check_same_truth(runs: Sequence[Run], dataset: str) -> None:
     for run in runs[1:]:
         if counts(run) != counts(runs[0]):
             raise ReportError(
-                f"{runs[0].name} and {run.name} were evaluated on different annotations, both called {dataset}: "
-                "images, classes or objects differ in number; evaluate both with the same file"
+                f"{runs[0].name} and {run.name} were evaluated on different annotations, both called "
+                f"{dataset}: images, classes or objects differ in number; evaluate both with the same file"
             )
 
 

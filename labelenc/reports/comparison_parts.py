@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from labelenc.config import different_keys
+from labelenc.config import all_differences
 from labelenc.evaluation import (
     COCO_NUMBERS,
     Analysis,
@@ -27,14 +27,14 @@ _INTERVALS = ("AP", "AP50", "AP75")
 _DIFFERING_IMAGES = 8
 _SHOWN_CLASSES = 20
 _INTERVALS_GUIDE = (
-    "{confidence:.0f} % intervals from {samples:,} resamples of the {images:,} images, the same resamples for all "
-    "runs: how far the numbers would move with other images of the same kind. They say nothing of other training "
-    "seeds. If the interval of a difference leaves out 0, it is hardly due to the choice of test images; if it "
-    "holds 0, more test images may decide."
+    "{confidence:.0f} % intervals from {samples:,} resamples of the {images:,} images, the same resamples "
+    "for all runs: how far the numbers would move with other images of the same kind. They say nothing of "
+    "other training seeds. If the interval of a difference leaves out 0, it is hardly due to the choice of "
+    "test images; if it holds 0, more test images may decide."
 )
 _IMAGES_GUIDE = (
-    "First the truth, then the runs, with detections above each run's own recommended threshold. Look for what the "
-    "images of one side have in common: crowds, small objects, odd views, one class."
+    "First the truth, then the runs, with detections above each run's own recommended threshold. Look for "
+    "what the images of one side have in common: crowds, small objects, odd views, one class."
 )
 
 
@@ -97,17 +97,15 @@ def add_class_intervals(page: Page, bootstrap: Bootstrap) -> None:
     if len(bootstrap.class_names) < 2:
         return
     first, *others = bootstrap.runs
-    colours = run_colours(bootstrap.runs)
     pictures = []
     for name in others:
-        figure = plot_differences(
-            bootstrap.class_names,
-            *_bounds(bootstrap.runs[name].class_differences or ()),
-            colour=colours[name],
-            title=f"{name}: AP by class, difference to {first}",
-            limit=_SHOWN_CLASSES,
-        )
-        pictures.append((figure_png(figure), f"{name} against {first}, with intervals over images."))
+        found = bootstrap.runs[name].class_differences or ()
+        known = [(label, change) for label, change in zip(bootstrap.class_names, found, strict=True) if change]
+        known = sorted(known, key=lambda entry: -abs(entry[1].value))[:_SHOWN_CLASSES]
+        if known:
+            labels, changes = zip(*known, strict=True)
+            figure = plot_differences(labels, *_bounds(changes), f"{name}: AP by class, points to {first}")
+            pictures.append((figure_png(figure), f"{name} against {first}, with intervals over images."))
     page.add_images(pictures, min(len(pictures), 2), "class_differences")
 
 
@@ -130,7 +128,7 @@ def add_runs(page: Page, runs: Sequence[Run]) -> None:
     colours = run_colours(run.name for run in runs)
     page.add_table(headers, rows, row_colours=[colours[run.name] for run in runs])
     first, *others = runs
-    changes = [different_keys(first.cfg, run.cfg) for run in others]
+    changes = [all_differences(first.cfg, run.cfg) for run in others]
     keys = sorted({key for change in changes for key in change} - {"OUTPUT_DIR"})
     if not keys:
         page.add_text("Their configurations are the same.")
@@ -150,7 +148,7 @@ def add_differing_images(
     """The images on which the runs differ most, truth and runs beside one another."""
     qualities = [entry.images for entry in analyses.values()]
     if len(runs) == 2:
-        gains, losses = most_different(*qualities, count=_DIFFERING_IMAGES // 2)
+        gains, losses = most_different(qualities[0], qualities[1], _DIFFERING_IMAGES // 2)
         groups = {f"{runs[1].name} is better": gains, f"{runs[0].name} is better": losses}
     else:
         spread = np.ptp([quality.loss for quality in qualities], axis=0)
@@ -184,7 +182,9 @@ def _interval_cell(found: Interval | None, sign: str = "") -> Cell:
     if found is None:
         return None
     tone = "" if not sign or found.low <= 0 <= found.high else "better" if found.low > 0 else "worse"
-    return Marked(_points(found.value, sign), f"{_points(found.low, sign)} to {_points(found.high, sign)}", tone)
+    return Marked(
+        _points(found.value, sign), f"{_points(found.low, sign)} to {_points(found.high, sign)}", tone
+    )
 
 
 def _with_interval(found: Interval | None, sign: str = "") -> str:

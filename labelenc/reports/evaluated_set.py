@@ -26,26 +26,26 @@ logger = logging.getLogger(__name__)
 
 _WORST_IMAGES = 8
 _RECONSTRUCTION_GUIDE = (
-    "No images were looked at here: these are the detections of step 1's head on the encodings of the labels "
-    "themselves. They should be nearly perfect (AP above 90), or step 2 has little to learn from; where they are "
-    "not, train step 1 longer. Objects that are lost here are lost to step 2, too: look at which sizes and "
-    "classes these are."
+    "No images were looked at here: these are the detections of step 1's head on the encodings of the "
+    "labels themselves. They should be nearly perfect (AP above 90), or step 2 has little to learn from; "
+    "where they are not, train step 1 longer. Objects that are lost here are lost to step 2, too: look at "
+    "which sizes and classes these are."
 )
 _NUMBERS_GUIDE = (
-    "AP is the number to compare detectors by. AP50 far above AP75 means that objects are found but boxes are "
-    "loose. A low APs says that small objects are missed: larger input images (INPUT.MIN_SIZE_TEST and "
-    "MIN_SIZE_TRAIN) help most. AR is the recall that is possible if a threshold is chosen well; AR far above AP "
-    "means that false detections, not missed ones, cost most."
+    "AP is the number to compare detectors by. AP50 far above AP75 means that objects are found but boxes "
+    "are loose. A low APs says that small objects are missed: larger input images (INPUT.MIN_SIZE_TEST and "
+    "MIN_SIZE_TRAIN) help most. AR is the recall that is possible if a threshold is chosen well; AR far "
+    "above AP means that false detections, not missed ones, cost most."
 )
 _CLASSES_GUIDE = (
-    "A class with few objects has an AP that says little. A class with many objects and low AP deserves a look "
-    "at its labels and at its row of the confusion matrix. Many more detections than objects are normal: "
-    "detections of the lowest scores are counted too."
+    "A class with few objects has an AP that says little. A class with many objects and low AP deserves a "
+    "look at its labels and at its row of the confusion matrix. Many more detections than objects are "
+    "normal: detections of the lowest scores are counted too."
 )
 _IMAGES_GUIDE = (
-    "The images on which most goes wrong: missed objects, sure false detections, loose boxes. Left the truth, "
-    "right the detections above the recommended threshold. Look for what they have in common, and check the "
-    "truth first: missing or wrong labels are a frequent cause, and mending them pays twice."
+    "The images on which most goes wrong: missed objects, sure false detections, loose boxes. Left the "
+    "truth, right the detections above the recommended threshold. Look for what they have in common, and "
+    "check the truth first: missing or wrong labels are a frequent cause, and mending them pays twice."
 )
 _UNLABELLED_GUIDE = "Some images with the detections of a score of at least {threshold:.2f}."
 
@@ -129,4 +129,7 @@ def image_captions(numbers: Analysis) -> Mapping[int, str]:
         images.false_negatives.tolist(),
         strict=True,
     )
-    return {image_id: f"{right} right, {false} false, {missed} missed" for image_id, right, false, missed in counts}
+    return {
+        image_id: f"{right} right, {false} false, {missed} missed"
+        for image_id, right, false, missed in counts
+    }

@@ -1,4 +1,4 @@
-"""The part of a page that shows what LabelEnc's training does: labels, encodings, features, their distance."""
+"""The part of a page on what LabelEnc's training does: labels, encodings, features, their distance."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from labelenc.reports.run_folder import Run
 
 _GUIDE = {
     "step1": (
-        "Step 1 draws the labels as a map, encodes it, and pulls the image features towards the encodings. Two "
-        "things should happen from the first pictures to the last: the head reads the labels back from the "
-        "encodings (right of the label map), and the distance between encodings and adapted image features "
-        "falls. Where the labels are not read back, train step 1 longer before step 2."
+        "Step 1 draws the labels as a map, encodes it, and pulls the image features towards the encodings. "
+        "Two things should happen from the first pictures to the last: the head reads the labels back from "
+        "the encodings (right of the label map), and the distance between encodings and adapted image "
+        "features falls. Where the labels are not read back, train step 1 longer before step 2."
     ),
     "step2": (
         "Step 2 trains the detector, and its auxiliary loss pulls the adapted image features towards the "
@@ -62,16 +62,17 @@ def _file(folder: Path, picture: Mapping[str, Any]) -> Path:
 
 
 def _add_distances(page: Page, first: Path, last: Path) -> None:
-    means = [_means(folder) for folder in dict.fromkeys((first, last))]
+    moments = list(dict.fromkeys((first, last)))
+    means = [_means(folder) for folder in moments]
     if not means[-1]:
         return
-    moments = [f"after {iteration:,} iterations" for iteration in map(_iteration, dict.fromkeys((first, last)))]
-    rows: list[Sequence[Cell]] = [
+    headers = ["image", *(f"after {_iteration(folder):,} iterations" for folder in moments)]
+    rows: list[list[Cell]] = [
         [image_id, *(f"{mean[image_id]:.3f}" if image_id in mean else "" for mean in means)]
         for image_id in means[-1]
     ]
     caption = f"Distance between adapted image features and encodings, all levels; {_SCALE}"
-    page.add_table(["image", *moments], rows, caption)
+    page.add_table(headers, rows, caption)
 
 
 def _means(folder: Path) -> Mapping[str, float]:

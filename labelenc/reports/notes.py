@@ -24,9 +24,9 @@ _SATURATED_RECONSTRUCTION = 0.9
 # The shortest schedule of the publication is 90,000 iterations of 16 images.
 _LONG_TRAINING = 1_000_000
 _SEEDS_NOTE = (
-    "Each row is one training. Trained again with another seed, a run ends with another AP: the spread is some "
-    "tenths of a point on COCO and can be several points on a few hundred images. Train each run with a few "
-    "seeds before you rely on a small difference."
+    "Each row is one training. Trained again with another seed, a run ends with another AP: the spread is "
+    "some tenths of a point on COCO and can be several points on a few hundred images. Train each run with "
+    "a few seeds before you rely on a small difference."
 )
 
 
@@ -142,8 +142,8 @@ def _head_start_note(
 
 def _no_head_start_note(baseline: RunResult, step2: RunResult, alone: RunResult) -> str:
     return (
-        "With the auxiliary loss but without the head start, so with head and FPN from scratch, step 2 reaches "
-        f"{_percent(alone)}: {_compared(alone, baseline)}, {_compared(alone, step2, 'the full step 2')}."
+        "With the auxiliary loss but without the head start, so with head and FPN from scratch, step 2 "
+        f"reaches {_percent(alone)}: {_compared(alone, baseline)}, {_compared(alone, step2, 'the full step 2')}."
     )
 
 

@@ -180,7 +180,9 @@ class Page:
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{escape(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-            f'<div class="page">\n{contents}<main>\n' + "\n".join(self._parts) + "\n</main>\n</div>\n</body>\n"
+            f'<div class="page">\n{contents}<main>\n'
+            + "\n".join(self._parts)
+            + "\n</main>\n</div>\n</body>\n"
             "</html>\n"
         )
 

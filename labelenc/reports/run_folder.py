@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -83,7 +84,7 @@ class Run:
         return sum(row.get("time", 0.0) for row in self.rows) if self.iterations else None
 
 
-def read_run(folder: str | Path, name: str | None = None, cfg: CfgNode | None = None) -> Run:
+def read_run(folder: str | os.PathLike[str], name: str | None = None, cfg: CfgNode | None = None) -> Run:
     """Read a run's folder.
 
     Args:

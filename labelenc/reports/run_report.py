@@ -34,12 +34,13 @@ def write_run_report(cfg: CfgNode, output_dir: str | os.PathLike[str]) -> Path:
     """Write ``output_dir/report/index.html``, and its pictures beside it, from the files of a finished run.
 
     Every set below ``output_dir/inference`` has its part. Where the annotations of a set can't be read any
-    more, its part has the numbers of the evaluation alone. Reads no weights; decodes only images that are shown.
+    more, its part has the numbers of the evaluation alone. Reads no weights; decodes only images that are
+    shown.
 
     Raises:
         ReportError: files of the run that are broken.
     """
-    run = read_run(Path(output_dir), cfg=cfg)
+    run = read_run(output_dir, cfg=cfg)
     page = Page(f"{run.name}: {_KINDS.get(run.kind, run.kind)}", _summary_line(run))
     page.add_facts(_facts(run))
     for name in sorted(run.sets, key=lambda name: (run.sets[name].is_reconstruction, name)):
@@ -61,15 +62,22 @@ def report_of_folder(folder: str | os.PathLike[str]) -> Path:
     return write_run_report(read_run(folder).cfg, folder)
 
 
-def report_after_run(cfg: CfgNode) -> None:
-    """`write_run_report` of OUTPUT_DIR; whatever goes wrong is logged, since the run itself is finished."""
+def report_after_run(cfg: CfgNode, rank: int) -> None:
+    """`write_run_report` of OUTPUT_DIR, on rank 0 and unless TEST.REPORT is False.
+
+    Whatever goes wrong is logged: the run itself is finished. Call it after the processes have parted, so
+    that none waits for the page.
+    """
+    if rank != 0 or not cfg.TEST.REPORT:
+        return
     try:
         logger.info("report: %s", write_run_report(cfg, cfg.OUTPUT_DIR))
     except (ConfigError, DataError) as error:
         logger.warning("there is no report of this run: %s", error)
     except Exception:
         logger.exception(
-            "there is no report of this run, whose weights and numbers are complete; tools/report.py %s tries again",
+            "there is no report of this run, though its weights and numbers are complete; tools/report.py %s "
+            "tries again",
             cfg.OUTPUT_DIR,
         )
 

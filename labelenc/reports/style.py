@@ -4,7 +4,8 @@ STYLE = """
 :root { color-scheme: light dark; --page: #ffffff; --ink: #1d2430; --soft: #5b6573; --line: #dfe3e8;
   --panel: #f5f7f9; --link: #0a5ea8; --best: #e2f3e9; --better: #11703c; --worse: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --page: #14181d; --ink: #e4e8ee; --soft: #a0abb8;
-  --line: #333b45; --panel: #1c2229; --link: #7cb8f2; --best: #1d3d2b; --better: #6fd39a; --worse: #ff9c92; } }
+  --line: #333b45; --panel: #1c2229; --link: #7cb8f2; --best: #1d3d2b;
+  --better: #6fd39a; --worse: #ff9c92; } }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system,

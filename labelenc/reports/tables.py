@@ -12,15 +12,13 @@ from labelenc.reports.page import Cell, Marked, Page
 _MANY_CLASSES = 20
 _SHOWN_CLASSES = 10
 _NUMBERS_CAPTION = (
-    "AP and AR as COCO defines them, in percent. AP: mean over IoU thresholds 0.50 to 0.95; AP50, AP75: at one "
-    "threshold; s, m, l: objects of less than 32², less than 96², and more pixels; AR1, AR10, AR100: recall with "
-    "so many detections per image."
+    "AP and AR as COCO defines them, in percent. AP: mean over IoU thresholds 0.50 to 0.95; AP50, AP75: at "
+    "one threshold; s, m, l: objects of less than 32², less than 96², and more pixels; AR1, AR10, AR100: "
+    "recall with so many detections per image."
 )
 
 
-def add_number_table(
-    page: Page, results: Sequence[RunResult], reference: RunResult | None = None
-) -> None:
+def add_number_table(page: Page, results: Sequence[RunResult], reference: RunResult | None = None) -> None:
     """The 12 numbers, one row for each result; the best detector of each column is marked.
 
     Other detectors than ``reference`` have their difference to it in small print.
@@ -97,7 +95,7 @@ def add_class_comparison(page: Page, results: Sequence[RunResult]) -> None:
 
 
 def difference(value: float | None, base: float | None) -> str:
-    """Points of percent, of the rounded figures, so that a reader who subtracts finds the same; "" for None."""
+    """Points between the rounded figures, so that a reader who subtracts finds the same; "" for None."""
     if value is None or base is None:
         return ""
     return f"{float(format_percent(value)) - float(format_percent(base)):+.1f}"

@@ -11,9 +11,9 @@ from labelenc.visualization import figure_png, plot_ap, plot_learning_rates, plo
 
 _THROUGHPUT = "images per second"
 _LOSSES_GUIDE = (
-    "Losses should fall and then level off; the line is a running mean, the faint one the raw values. A loss "
-    "that still falls at the end asks for more iterations. One that jumps up or swings widely asks for a lower "
-    "learning rate (SOLVER.BASE_LR), a longer warm-up (SOLVER.WARMUP_ITERS) or clipped gradients "
+    "Losses should fall and then level off; the line is a running mean, the faint one the raw values. A "
+    "loss that still falls at the end asks for more iterations. One that jumps up or swings widely asks for "
+    "a lower learning rate (SOLVER.BASE_LR), a longer warm-up (SOLVER.WARMUP_ITERS) or clipped gradients "
     "(SOLVER.CLIP_GRADIENTS). Losses of different detectors are not comparable; their AP is."
 )
 _AP_GUIDE = (
@@ -22,9 +22,10 @@ _AP_GUIDE = (
     "(model_best.pth is the best one), or add data or augmentation."
 )
 _SPEED_GUIDE = (
-    "The schedule of the learning rate, and the images trained on in each second. Throughput should be level; "
-    "dips mean that data came too slowly or that something else used the machine. If the share of time spent "
-    "waiting for data is more than a few percent, raise DATALOADER.NUM_WORKERS or use smaller image files."
+    "The schedule of the learning rate, and the images trained on in each second. Throughput should be "
+    "level; dips mean that data came too slowly or that something else used the machine. If the share of "
+    "time spent waiting for data is more than a few percent, raise DATALOADER.NUM_WORKERS or use smaller "
+    "image files."
 )
 
 
