@@ -11,8 +11,8 @@ example:
 def parser() -> argparse.ArgumentParser:
     """The arguments, see --help."""
     arguments = argparse.ArgumentParser(
-        description="Put finished runs beside one another: AP with differences to the first run and intervals\n"
-        "over images, curves, causes of errors, and the images on which the runs differ most.",
+        description="Put finished runs beside one another: AP with differences to the first run and\n"
+        "intervals over images, curves, causes of errors, and the images on which they differ most.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

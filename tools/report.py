@@ -11,8 +11,8 @@ example:
 def parser() -> argparse.ArgumentParser:
     """The arguments, see --help."""
     arguments = argparse.ArgumentParser(
-        description="Write RUN/report/index.html again, the report that training and tools/test_net.py end with.\n"
-        "It needs the run's folder and the data set, no weights.",
+        description="Write RUN/report/index.html again, the report that training and tools/test_net.py end\n"
+        "with. It needs the run's folder and the data set, no weights.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -100,7 +100,9 @@ def add_class_intervals(page: Page, bootstrap: Bootstrap) -> None:
     pictures = []
     for name in others:
         found = bootstrap.runs[name].class_differences or ()
-        known = [(label, change) for label, change in zip(bootstrap.class_names, found, strict=True) if change]
+        known = [
+            (label, change) for label, change in zip(bootstrap.class_names, found, strict=True) if change
+        ]
         known = sorted(known, key=lambda entry: -abs(entry[1].value))[:_SHOWN_CLASSES]
         if known:
             labels, changes = zip(*known, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,16 @@ def add_method(page: Page, run: Run) -> None:
     first, last = next(iter(pictures)), list(pictures)[-1]
     page.add_heading(f"See the method: {run.name}").add_guide(_GUIDE.get(run.kind, _GUIDE["step1"]))
     _add_distances(page, first, last)
-    shown = [(folder, picture) for folder in dict.fromkeys((first, last)) for picture in pictures[folder]]
-    for image_id in dict.fromkeys(picture["image_id"] for _, picture in shown):
+    listed = [(folder, entry) for folder in dict.fromkeys((first, last)) for entry in pictures[folder]]
+    for image_id in dict.fromkeys(entry["image_id"] for _, entry in listed):
         page.add_heading(f"Image {image_id}", 3)
-        mine = [(folder, picture) for folder, picture in shown if picture["image_id"] == image_id]
+        mine = [(folder, entry) for folder, entry in listed if entry["image_id"] == image_id]
         # Labels have no level; the finest level comes next.
-        levels = list(dict.fromkeys(picture.get("level") for _, picture in mine))
-        for number, level in enumerate(levels):
-            fold = page.folded(f"Level {level}") if number > 1 else contextlib.nullcontext()
-            with fold:
-                for folder, picture in mine:
-                    if picture.get("level") == level:
-                        page.add_figure(_file(folder, picture).read_bytes(), picture["caption"])
+        for number, level in enumerate(dict.fromkeys(entry.get("level") for _, entry in mine)):
+            with page.folded(f"Level {level}") if number > 1 else contextlib.nullcontext():
+                for folder, entry in mine:
+                    if entry.get("level") == level:
+                        page.add_figure(_file(folder, entry).read_bytes(), entry["caption"])
 
 
 def _pictures(folder: Path) -> list[Mapping[str, Any]]:

@@ -142,8 +142,9 @@ def _head_start_note(
 
 def _no_head_start_note(baseline: RunResult, step2: RunResult, alone: RunResult) -> str:
     return (
-        "With the auxiliary loss but without the head start, so with head and FPN from scratch, step 2 "
-        f"reaches {_percent(alone)}: {_compared(alone, baseline)}, {_compared(alone, step2, 'the full step 2')}."
+        "With the auxiliary loss but without the head start, so with head and FPN from scratch, "
+        f"step 2 reaches {_percent(alone)}: {_compared(alone, baseline)}, "
+        f"{_compared(alone, step2, 'the full step 2')}."
     )
 
 
