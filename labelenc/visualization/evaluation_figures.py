@@ -26,14 +26,15 @@ def plot_precision_recall(
     """Precision over recall; the legend gives the mean of each curve, which is its AP.
 
     Args:
-        curves: name (of a run, an IoU, a class) -> interpolated precision (n) at n recalls evenly from 0 to 1;
-            curves of NaN are named as "n/a" and not drawn.
+        curves: name (of a run, an IoU, a class) -> precision (n) at n recalls evenly from 0 to 1; a curve of
+            NaN is named as "n/a" and not drawn.
         faint: (k, n) curves behind the others, such as those of the single classes.
     """
     figure = new_figure(6.0, 4.3)
     axis = figure.subplots()
     for precision in () if faint is None else faint:
-        axis.plot(np.linspace(0, 100, len(precision)), 100 * precision, color="#bbbbbb", alpha=0.5, linewidth=0.7)
+        recall = np.linspace(0, 100, len(precision))
+        axis.plot(recall, 100 * precision, color="#bbbbbb", alpha=0.5, linewidth=0.7)
     palette = colours or run_colours(curves)
     for name, precision in curves.items():
         known = not np.isnan(precision).any()
@@ -75,8 +76,8 @@ def plot_errors(
     """Bars of the AP50 that each run would gain if one kind of error were mended.
 
     Args:
-        gain: run -> kind of error -> gain. "false_positive" and "false_negative", which sum up the others, stand
-            apart on the right.
+        gain: run -> kind of error -> gain; None stands as "n/a". "false_positive" and "false_negative", which
+            sum up the others, stand apart on the right.
     """
     kinds = list(next(iter(gain.values()), {}))
     sums = [kind.startswith("false_") for kind in kinds]
@@ -135,14 +136,22 @@ def plot_reliability(
     upper.plot([0, 1], [0, 100], color=_GREY, linewidth=1, linestyle="--", label="score = precision")
     upper.bar(edges[:-1], 100 * precision, widths, align="edge", color=RUN_COLOURS[5], edgecolor="white")
     upper.plot(
-        mean_score, 100 * precision, color=_UP, marker="o", markersize=4, linestyle="none", label="mean score of bin"
+        mean_score,
+        100 * precision,
+        color=_UP,
+        marker="o",
+        markersize=4,
+        linestyle="none",
+        label="mean score of bin",
     )
     error = "" if expected_error is None else f"; expected calibration error {100 * expected_error:.1f}"
     tidy(upper, f"Right detections by score (%){error}")
     upper.set_ylim(0, 102)
     upper.legend(frameon=False, fontsize=9, loc="upper left")
     # Weak detections outnumber the others a thousandfold.
-    lower.bar(edges[:-1], counts, widths, align="edge", color="#aaaaaa", edgecolor="white", log=bool(counts.any()))
+    lower.bar(
+        edges[:-1], counts, widths, align="edge", color="#aaaaaa", edgecolor="white", log=bool(counts.any())
+    )
     tidy(lower, "Detections (logarithmic)", grid="y")
     lower.set(xlabel="score", xlim=(edges[0], edges[-1]))
     if not counts.any():
@@ -151,7 +160,11 @@ def plot_reliability(
 
 
 def plot_score_threshold(
-    thresholds: np.ndarray, precision: np.ndarray, recall: np.ndarray, f1: np.ndarray, best: float | None = None
+    thresholds: np.ndarray,
+    precision: np.ndarray,
+    recall: np.ndarray,
+    f1: np.ndarray,
+    best: float | None = None,
 ) -> Figure:
     """Precision, recall and F1 of the detections with at least a score, all (n) over (n) thresholds.
 
@@ -160,7 +173,9 @@ def plot_score_threshold(
     """
     figure = new_figure(6.0, 3.6)
     axis = figure.subplots()
-    for values, name, colour in zip((precision, recall, f1), ("precision", "recall", "F1"), RUN_COLOURS, strict=False):
+    for values, name, colour in zip(
+        (precision, recall, f1), ("precision", "recall", "F1"), RUN_COLOURS, strict=False
+    ):
         axis.plot(thresholds, 100 * values, color=colour, linewidth=1.8, label=name)
     if best is not None:
         axis.axvline(best, color="#333333", linewidth=1, linestyle="--", label=f"best F1 at {best:.2f}")
@@ -184,8 +199,13 @@ def _grouped_bars(
             absent = np.isnan(height)
             text = "n/a" if absent else f"{height:.1f}"
             axis.annotate(
-                text, (x, 0 if absent else max(height, 0)), (0, 2), textcoords="offset points", ha="center",
-                fontsize=size, color=_GREY if absent else "black",
+                text,
+                (x, 0 if absent else max(height, 0)),
+                (0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=size,
+                color=_GREY if absent else "black",
             )
     axis.margins(y=0.12)
     axis.axhline(0, color="#333333", linewidth=0.8)
