@@ -78,7 +78,7 @@ def add_precision_recall(page: Page, analyses: Analyses, prefix: str) -> None:
         curves = {run: entry.precision_recall.precision[number] for run, entry in analyses.items()}
         figure = plot_precision_recall(curves, colours=colours, title=name)
         pictures.append((figure_png(figure), f"{name}, mean over the classes."))
-    page.add_images(pictures, 2, f"{prefix}_precision_recall")
+    page.add_images(pictures, name=f"{prefix}_precision_recall")
 
 
 def add_sizes(page: Page, analyses: Analyses, prefix: str) -> None:
@@ -105,7 +105,7 @@ def add_calibration(page: Page, analyses: Analyses, prefix: str) -> None:
         )
         pictures.append((figure_png(reliability), f"{run}: scores and the share of right detections."))
         pictures.append((figure_png(choice), f"{run}: what a score threshold costs."))
-    page.add_images(pictures, 2, f"{prefix}_scores")
+    page.add_images(pictures, name=f"{prefix}_scores")
     rows: list[list[Cell]] = [_threshold_row(run, entry) for run, entry in analyses.items()]
     headers = ["run", "threshold", "precision", "recall", "F1", "calibration error"]
     caption = (
@@ -154,7 +154,7 @@ def add_confusion(page: Page, entry: Analysis, prefix: str) -> None:
         (int(i), int(j)) for i, j in zip(*np.unravel_index(order, mixed.shape), strict=True) if mixed[i, j]
     ]
     rows: list[list[Cell]] = [
-        [entry.class_names[i], entry.class_names[j], int(mixed[i, j])] for i, j in pairs
+        [entry.class_names[i], Marked(entry.class_names[j], tone="words"), int(mixed[i, j])] for i, j in pairs
     ]
     if rows:
         page.add_table(["true class", "detected as", "times"], rows, "The classes mixed up most often.")
@@ -173,7 +173,7 @@ def add_errors(page: Page, analyses: Analyses, prefix: str) -> None:
             gain = entry.errors.gain[kind]
             row += [entry.errors.counts[kind]] if kind in ERROR_KINDS else [""]
             row += [None if gain is None else f"{100 * gain:+.1f}"]
-        rows.append([*row, Marked(text, tone="long")])
+        rows.append([*row, Marked(text, tone="words")])
     several = len(analyses) > 1
     names = [f"{name} {run}" if several else name for run in analyses for name in ("times", "AP50")]
     page.add_table(["error", *names, "what it is, what helps"], rows)

@@ -108,7 +108,7 @@ def add_class_intervals(page: Page, bootstrap: Bootstrap) -> None:
             labels, changes = zip(*known, strict=True)
             figure = plot_differences(labels, *_bounds(changes), f"{name}: AP by class, points to {first}")
             pictures.append((figure_png(figure), f"{name} against {first}, with intervals over images."))
-    page.add_images(pictures, min(len(pictures), 2), "class_differences")
+    page.add_images(pictures, name="class_differences")
 
 
 def add_runs(page: Page, runs: Sequence[Run]) -> None:
@@ -122,7 +122,7 @@ def add_runs(page: Page, runs: Sequence[Run]) -> None:
             run.images_seen,
             "" if run.seconds is None else duration(run.seconds),
             str(run.cfg.SEED),
-            Marked(str(run.folder), tone="long"),
+            Marked(str(run.folder), tone="words"),
         ]
         for run in runs
     ]
@@ -139,7 +139,7 @@ def add_runs(page: Page, runs: Sequence[Run]) -> None:
     for key in keys:
         was = next(change[key][0] for change in changes if key in change)
         values = [was, *(change[key][1] if key in change else was for change in changes)]
-        flat.append([key, *(Marked(_short(value), tone="long") for value in values)])
+        flat.append([key, *(Marked(_short(value), tone="words") for value in values)])
     with page.folded(f"Their configurations differ in {len(keys)} keys"):
         page.add_table(["key", *(run.name for run in runs)], flat)
 

@@ -25,7 +25,7 @@ def add_number_table(page: Page, results: Sequence[RunResult], reference: RunRes
     """
     timed = any(result.seconds is not None for result in results)
     trained = any(result.iterations for result in results)
-    headers = ["run", *["iterations"] * trained, *["time"] * timed, *COCO_NUMBERS]
+    headers = ["run" if trained else "set", *["iterations"] * trained, *["time"] * timed, *COCO_NUMBERS]
     detectors = [result for result in results if result.role != "reconstruction"]
     best = {name: _greatest([result.summary.numbers[name] for result in detectors]) for name in COCO_NUMBERS}
     rows: list[list[Cell]] = []
