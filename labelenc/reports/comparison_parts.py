@@ -117,7 +117,7 @@ def add_runs(page: Page, runs: Sequence[Run]) -> None:
     rows: list[list[Cell]] = [
         [
             run.name,
-            run.kind,
+            Marked(run.kind, tone="words"),
             run.iterations,
             run.images_seen,
             "" if run.seconds is None else duration(run.seconds),

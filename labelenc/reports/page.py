@@ -141,14 +141,15 @@ class Page:
         for i, row in enumerate(rows):
             first = _cell(row[0]).replace(">", ">" + _swatch(row_colours, i), 1)
             lines.append(f"<tr>{first}{''.join(map(_cell, row[1:]))}</tr>")
-        title = f"<caption>{escape(caption)}</caption>" if caption else ""
+        title = f'<p class="caption">{escape(caption)}</p>' if caption else ""
         height = max(-(-len(lines) // columns), 1)
         tables = [
-            f'<div class="scroll"><table>{title if start == 0 else ""}<thead><tr>{head}</tr></thead>'
+            f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
             f"<tbody>{''.join(lines[start : start + height])}</tbody></table></div>"
             for start in range(0, max(len(lines), 1), height)
         ]
-        self._parts.append(tables[0] if columns == 1 else f'<div class="columns">{"".join(tables)}</div>')
+        whole = tables[0] if columns == 1 else f'<div class="columns">{"".join(tables)}</div>'
+        self._parts.append(title + whole)
         return self
 
     def add_figure(self, picture: Picture, caption: str, name: str | None = None) -> Page:
@@ -164,13 +165,14 @@ class Page:
     ) -> Page:
         """A grid of pictures (as in `add_figure`) with captions, row by row; nothing for no images.
 
-        Without ``columns`` there are as many as fit. With ``name`` they are written beside the page too, as ``<name>_01``, ``<name>_02`` and so on.
+        Without ``columns`` there are as many as fit. With ``name`` they are written beside the page too, as
+        ``<name>_01``, ``<name>_02`` and so on.
         """
         if images:
             names = [f"{name}_{i:02d}" if name else None for i in range(1, len(images) + 1)]
             figures = "".join(self._figure(*image, name) for image, name in zip(images, names, strict=True))
             # A picture alone in a wide grid would be blown up; 480 px keeps small images pleasant.
-            width = f"{columns}, minmax(0, 480px)" if columns else "auto-fit, minmax(min(100%, 340px), 480px)"
+            width = f"{columns}, minmax(0, 480px)" if columns else "auto-fit, minmax(min(100%, 340px), 1fr)"
             style = f"grid-template-columns: repeat({width})"
             self._parts.append(f'<div class="grid" style="{style}">{figures}</div>')
         return self

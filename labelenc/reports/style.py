@@ -41,7 +41,7 @@ main li { margin-bottom: 8px; }
 .cards span { color: var(--soft); font-size: 13px; }
 .scroll { overflow-x: auto; margin: 4px 0 20px; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); font-size: 14px; padding-bottom: 8px; }
+.caption { color: var(--soft); font-size: 14px; margin: 0 0 6px; }
 th, td { padding: 6px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; padding-left: 4px; }
