@@ -167,7 +167,8 @@ def add_differing_images(
         for image_id in chosen:
             shown = {f"{name}: {captions[name][image_id]}": found for name, found in entries.items()}
             row = pictures.side_by_side(image_id, shown, thresholds, "truth")
-            page.add_images(row, min(len(row), 4), f"image_{image_id}")
+            # Four in a row would be too small to read.
+            page.add_images(row, len(row) if len(row) < 4 else 2 + len(row) % 2, f"image_{image_id}")
 
 
 def _bounds(intervals: Sequence[Interval | None]) -> tuple[list[float], list[float], list[float]]:
