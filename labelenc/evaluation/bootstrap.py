@@ -92,8 +92,8 @@ def bootstrap_ap(
     images make a coarser curve. So an interval need not lie evenly about its value; in differences
     most of this cancels.
 
-    On a terminal a progress bar is shown. 5000 images with 80 classes and 450,000 detections take about half a
-    minute for each run with 1000 samples, on one core.
+    On a terminal a progress bar is shown. 5000 images with 80 classes and 450,000 detections take about half
+    a minute for each run with 1000 samples, on one core.
 
     Args:
         ground_truth: a COCO annotation file or its content, as for `evaluate_coco`, whose checks apply.

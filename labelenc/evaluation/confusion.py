@@ -17,9 +17,9 @@ class ConfusionMatrix:
 
     Detections with a score of at least ``score_threshold`` are paired with truths of any class in the order
     of their IoU, the highest first, down to ``iou_threshold``; each box is used once. Of equal IoUs the
-    better score goes first. A pair counts at (class of the truth, class of the detection), a truth without a partner
-    in the background column, a detection without one in the background row. Crowds are left out, and so are
-    detections without a partner on a crowd of their class (by COCO's IoU with crowds and ``iou_threshold``).
+    better score goes first. A pair counts at (class of the truth, class of the detection), a truth without a
+    partner in the background column, a detection without one in the background row. Crowds are left out, and
+    so are detections without a partner on a crowd of their class (COCO's IoU with crowds, ``iou_threshold``).
     """
 
     counts: np.ndarray

@@ -63,8 +63,7 @@ def plot_ap_by_size(
     if boxes is not None:
         labels = [f"{size}\n{count:,} boxes" for size, count in zip(sizes, boxes, strict=True)]
     figure = new_figure(6.4, 3.4)
-    axis = figure.subplots()
-    _grouped_bars(axis, ap, np.arange(len(labels), dtype=float), colours)
+    axis = _grouped_bars(figure, range(len(labels)), ap, colours)
     axis.set_xticks(range(len(labels)), labels)
     tidy(axis, "AP by object size (%)", grid="y")
     return figure
@@ -83,8 +82,8 @@ def plot_errors(
     sums = [kind.startswith("false_") for kind in kinds]
     places = np.arange(len(kinds)) + 0.5 * np.cumsum(np.diff([False, *sums]) & np.array(sums, dtype=bool))
     figure = new_figure(8.6, 3.4)
-    axis = figure.subplots()
-    _grouped_bars(axis, {run: [row[kind] for kind in kinds] for run, row in gain.items()}, places, colours)
+    values = {run: [row[kind] for kind in kinds] for run, row in gain.items()}
+    axis = _grouped_bars(figure, places, values, colours)
     axis.set_xticks(places, [kind.replace("_", "\n") for kind in kinds])
     tidy(axis, "AP50 to gain by mending one kind of error (points)", grid="y")
     return figure
@@ -155,7 +154,8 @@ def plot_reliability(
     tidy(lower, "Detections (logarithmic)", grid="y")
     lower.set(xlabel="score", xlim=(edges[0], edges[-1]))
     if not counts.any():
-        upper.text(0.5, 0.5, "no detections", ha="center", transform=upper.transAxes, color=_GREY)
+        upper.text(0.7, 0.2, "no detections", ha="center", transform=upper.transAxes, color=_GREY)
+        lower.set_yticks([])
     return figure
 
 
@@ -186,28 +186,35 @@ def plot_score_threshold(
 
 
 def _grouped_bars(
-    axis: Any, groups: Mapping[str, Numbers], places: np.ndarray, colours: Mapping[str, str] | None
-) -> None:
+    figure: Figure,
+    places: Sequence[float] | np.ndarray,
+    groups: Mapping[str, Numbers],
+    colours: Mapping[str, str] | None,
+) -> Any:
+    """A figure's only axes, with a bar for each group at each place."""
+    axis = figure.subplots()
     palette = colours or run_colours(groups)
     width = 0.8 / max(len(groups), 1)
-    size = 9 if len(groups) < 3 else 7
+    # Numbers are about 4 signs wide; where only tiny ones fit the bars have to do.
+    inches = width * 0.9 * figure.get_figwidth() / (max(places, default=0) + 1)
+    size = min(9.0, 26 * inches)
     for i, (name, values) in enumerate(groups.items()):
         heights = 100 * np.array(values, dtype=np.float64)
-        middle = places + (i - (len(groups) - 1) / 2) * width
+        middle = np.asarray(places) + (i - (len(groups) - 1) / 2) * width
         axis.bar(middle, np.nan_to_num(heights), 0.92 * width, color=palette[name], label=name)
         for x, height in zip(middle, heights, strict=True):
             absent = np.isnan(height)
-            text = "n/a" if absent else f"{height:.1f}"
-            axis.annotate(
-                text,
-                (x, 0 if absent else max(height, 0)),
-                (0, 2),
-                textcoords="offset points",
-                ha="center",
-                fontsize=size,
-                color=_GREY if absent else "black",
-            )
-    axis.margins(y=0.12)
+            if absent or size >= 5.5:
+                at = (x, 0 if absent else max(height, 0))
+                text = "n/a" if absent else f"{height:.1f}" if height < 99.95 else "100"
+                colour = _GREY if absent else "black"
+                axis.annotate(
+                    text, at, (0, 2), textcoords="offset points", ha="center", fontsize=size, color=colour
+                )
+    axis.margins(y=0.1)
+    if not any(np.nan_to_num(np.array(values, dtype=np.float64)).any() for values in groups.values()):
+        axis.set_ylim(0, 1)
     axis.axhline(0, color="#333333", linewidth=0.8)
     if len(groups) > 1:
-        axis.legend(fontsize=9, framealpha=0.8, edgecolor="none", ncols=min(len(groups), 4), loc="best")
+        figure.legend(loc="outside lower center", ncols=min(len(groups), 4), frameon=False, fontsize=9)
+    return axis
