@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode
 
-from labelenc import data, engine, evaluation, supervision
+from labelenc import data, engine, evaluation, method_pictures, supervision
 from labelenc.config import changed_keys, linear_rule_advice, with_num_classes, with_values
 from labelenc.engine import Checkpointer, Process, TrainingState
 from labelenc.modeling import Detector, build_detector
@@ -111,6 +111,7 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
                 checkpointer=checkpointer,
                 writer=writer,
                 evaluate=(lambda _: _evaluate_sets(cfg, model, process)) if tests else None,
+                show=method_pictures.painter(cfg, model, partial(prepare, cfg), writer, tests),
                 no_sync=parallel.no_sync,
             )
             with engine.average_in_use(state.average):

@@ -10,17 +10,33 @@ from labelenc.visualization.curves import (
     run_colours,
 )
 from labelenc.visualization.encodings import features_to_images, label_map_image, principal_components
+from labelenc.visualization.method import (
+    Panel,
+    Scene,
+    boxes_panel,
+    distance_panel,
+    label_map_panel,
+    map_panel,
+    strip,
+)
 
 __all__ = [
+    "Panel",
+    "Scene",
+    "boxes_panel",
     "class_colour",
+    "distance_panel",
     "draw_boxes",
     "features_to_images",
     "figure_png",
     "label_map_image",
+    "label_map_panel",
+    "map_panel",
     "plot_ap",
     "plot_learning_rates",
     "plot_losses",
     "principal_components",
     "read_metrics",
     "run_colours",
+    "strip",
 ]
