@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from labelenc import data, engine, evaluation, ops, pipeline, visualization
-from labelenc.config import ConfigError, load_config, with_num_classes
+from labelenc import data, evaluation, method_pictures, pipeline, visualization
+from labelenc.config import ConfigError, load_config
 from labelenc.evaluation import CocoSummary, RunResult
 from labelenc.structures import Batch, BoxList, DatasetInfo, ImageBatch
-from labelenc.supervision import LabelEncStep1
 
 logger = logging.getLogger(__name__)
 
 TRAIN_IMAGES, VAL_IMAGES, IMAGE_SIZE, DATA_SEED = 1000, 200, 128, 1
-SHOWN_IMAGES, SHOWN_SCORE, MAGNIFY = 6, 0.3, 3
+SHOWN_IMAGES, SHOWN_METHOD_IMAGES, SHOWN_SCORE, MAGNIFY = 6, 2, 0.3, 3
 BASELINE, STEP1, STEP2 = "baseline", "step 1 (auxiliary detector)", "step 2"
 RECONSTRUCTION = "step 1 (reconstruction)"
 
@@ -97,8 +96,7 @@ def write_report(configs: Mapping[str, CfgNode], path: Path) -> Path:
         introduction=_introduction(configs),
         curves=curves,
         detections=_detection_pictures(configs, info, batch),
-        label_maps=_encoding_pictures(configs["step1"], info, batch),
-        label_map_columns=4,
+        label_maps=_method_pictures(configs),
     )
     return report.write(path)
 
@@ -189,36 +187,18 @@ def _read_predictions(cfg: CfgNode, info: DatasetInfo, batch: Batch) -> list[Box
     return found
 
 
-@torch.no_grad()
-def _encoding_pictures(cfg: CfgNode, info: DatasetInfo, batch: Batch) -> list[tuple[np.ndarray, str]]:
-    """Per image: the image, its label map, and P3 of its encoding and of its image features."""
-    cfg = with_num_classes(cfg, info.num_classes, info.name)
-    model = LabelEncStep1(cfg).eval()
-    saved = engine.load_file(Path(cfg.OUTPUT_DIR) / "model_final.pth")
-    model.load_state_dict(saved["model_ema"] or saved["model"])
-    images = pipeline.prepare(cfg, batch.images)
-    size = images.tensors.shape[-2:]
-    labels = [target.get_field("labels") for target in batch.targets]
-    maps = ops.label_map([target.bbox for target in batch.targets], labels, info.num_classes, *size)
-    encodings = model.encode(images, batch.targets)[0]
-    features = model.feature_adapt(model.backbone(images.tensors)[0])
-    pictures: list[tuple[np.ndarray, str]] = []
-    for index in range(min(3, len(batch.targets))):
-        colours = visualization.features_to_images(_normalised(encodings[index], features[index]))
-        pictures += [
-            (_enlarged(_pixels(batch, index)), f"image {batch.image_ids[index]}"),
-            (_enlarged(visualization.label_map_image(maps[index])), "label map"),
-            (_enlarged(colours[0]), "encoding of the labels, P3"),
-            (_enlarged(colours[1]), "adapted image features, P3"),
-        ]
+def _method_pictures(configs: Mapping[str, CfgNode]) -> list[tuple[bytes, str]]:
+    """What the steps drew of two images: labels once, the finest level before and after training."""
+    pictures = []
+    for run in ("step1", "step2"):
+        folders = sorted((Path(configs[run].OUTPUT_DIR) / method_pictures.FOLDER).glob("iteration_*"))
+        entries = [(folder, json.loads((folder / "pictures.json").read_text())) for folder in folders]
+        images = list(dict.fromkeys(entry["image_id"] for _, listed in entries[:1] for entry in listed))
+        for image_id in images[:SHOWN_METHOD_IMAGES]:
+            for folder, listed in (entries[0], entries[-1]):
+                mine = [entry for entry in listed if entry["image_id"] == image_id]
+                chosen = [entry for entry in mine if entry["level"] is not None][:1]
+                if folder == folders[-1]:
+                    chosen = [entry for entry in mine if entry["kind"] == "labels"] + chosen
+                pictures += [((folder / entry["file"]).read_bytes(), entry["caption"]) for entry in chosen]
     return pictures
-
-
-def _normalised(*levels: torch.Tensor) -> Sequence[torch.Tensor]:
-    # As the distance loss compares them.
-    return [(level - level.mean()) / level.std() for level in levels]
-
-
-def _enlarged(picture: np.ndarray) -> np.ndarray:
-    factor = max(MAGNIFY * IMAGE_SIZE // picture.shape[0], 1)
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)

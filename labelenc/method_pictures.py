@@ -209,7 +209,7 @@ def _labels_strip(one: View, info: DatasetInfo, when: When) -> Strip:
     scene, names = one.scene, info.class_names
     panels = [
         boxes_panel(scene, scene.boxes, names, "image and labels"),
-        label_map_panel(scene, one.label_map, one.labels, "label map"),
+        label_map_panel(scene, one.label_map, one.labels, names, "label map"),
         boxes_panel(scene, one.found, names, f"{finder}, scores >= {SHOWN_SCORE}"),
     ]
     finds = (

@@ -357,8 +357,8 @@ def _test() -> CN:
             DETECTIONS_PER_IMG=100,
             # New: iterations between evaluations while training; 0 evaluates at the end only.
             EVAL_PERIOD=0,
-            # New: images whose label maps, encodings and features steps 1 and 2 draw, before training, at every
-            # evaluation and at the end, into OUTPUT_DIR/method and TensorBoard; 0 draws none.
+            # New: images whose labels, encodings and features steps 1 and 2 draw before training, at every
+            # evaluation and at the end, in OUTPUT_DIR/method and TensorBoard; 0 draws none.
             METHOD_IMAGES=4,
         )
     )

@@ -48,7 +48,6 @@ def comparison_report(
     detections: Sequence[tuple[Picture, str]] = (),
     detection_columns: int = 3,
     label_maps: Sequence[tuple[Picture, str]] = (),
-    label_map_columns: int = 3,
 ) -> Report:
     """The report of a demo or a study, from plain results and finished pictures.
 
@@ -58,7 +57,7 @@ def comparison_report(
         introduction: paragraphs on the data, the model and the settings; the first stands under the title.
         curves: (picture, caption), each over the width of the page.
         detections: (picture, caption) row by row, ``detection_columns`` a row, ground truth first.
-        label_maps: likewise; images, label maps, encodings.
+        label_maps: likewise over the width of the page; label maps, encodings, features.
 
     Returns:
         A `Report`; sections without content are left out.
@@ -78,7 +77,9 @@ def comparison_report(
     if detections:
         report.add_heading("Ground truth and detections").add_images(detections, detection_columns)
     if label_maps:
-        report.add_heading("Label maps").add_images(label_maps, label_map_columns)
+        report.add_heading("Label maps, encodings and features")
+        for picture, caption in label_maps:
+            report.add_figure(picture, caption)
     if any(run.summary.per_class for run in runs):
         report.add_heading("AP of each class")
         _add_class_table(report, runs)

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from labelenc.structures import BoxList
-from labelenc.visualization.boxes import draw_boxes
+from labelenc.visualization.boxes import class_colour, draw_boxes
 from labelenc.visualization.encodings import label_map_image
 
 WIDTH, COLUMNS = 1100, 3
@@ -18,6 +18,7 @@ MAX_HEIGHT = 320
 _GAP = 16
 _CELL = (WIDTH - _GAP * (COLUMNS - 1)) // COLUMNS
 _FONT, _LINE, _FOOT = cv2.FONT_HERSHEY_SIMPLEX, 26, 42
+_LEGEND_LINE, _INK, _FRAME = 16, (30, 30, 30), (200, 200, 200)
 # Of two unrelated maps of unit variance the distance is 2; double that is rarely passed.
 _FARTHEST, _TICKS = 4.0, (0.0, 0.25, 1.0, 4.0)
 # Names of many small boxes would hide the image.
@@ -50,10 +51,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of a strip, uint8 (h, w, 3) in BGR order, and the line below it."""
+    """A picture of a strip, uint8 (h, w, 3) in BGR order, and the line below it.
+
+    After the caption come the colours of the classes of ``legend``, (name, label), or of distances.
+    """
 
     picture: np.ndarray
     caption: str
+    legend: Sequence[tuple[str, int]] = ()
     with_distance_bar: bool = False
 
 
@@ -65,9 +70,12 @@ def boxes_panel(scene: Scene, boxes: BoxList, class_names: Sequence[str], captio
     return Panel(picture, caption)
 
 
-def label_map_panel(scene: Scene, label_map: Tensor, labels: Sequence[int], caption: str) -> Panel:
+def label_map_panel(
+    scene: Scene, label_map: Tensor, labels: Sequence[int], class_names: Sequence[str], caption: str
+) -> Panel:
     """The label map of the padded image; (P, H, W) with the channels of the classes ``labels``."""
-    return Panel(_aligned(scene, label_map_image(label_map, labels)), caption)
+    legend = [(class_names[label - 1], label) for label in labels]
+    return Panel(_aligned(scene, label_map_image(label_map, labels)), caption, legend)
 
 
 def map_panel(scene: Scene, colours: np.ndarray, caption: str) -> Panel:
@@ -91,8 +99,10 @@ def strip(title: str, panels: Sequence[Panel]) -> np.ndarray:
         left = number * (_CELL + _GAP)
         rows, columns = panel.picture.shape[:2]
         canvas[_LINE : _LINE + rows, left : left + columns] = panel.picture
+        cv2.rectangle(canvas, (left, _LINE), (left + columns - 1, _LINE + rows - 1), _FRAME, 1)
         base = _LINE + height + 17
         end = _write(canvas, panel.caption, (left, base), 0.45)
+        _draw_legend(canvas, panel.legend, (end + 14, base), left + _CELL)
         if panel.with_distance_bar:
             _draw_bar(canvas, end + 14, left + _CELL - 18, base)
     return canvas
@@ -130,8 +140,29 @@ def _write(canvas: np.ndarray, text: str, place: tuple[int, int], scale: float) 
     """Write from ``place`` (left end of the base line) on; the column where the text ends."""
     # OpenCV's built-in fonts draw ASCII only.
     text = text.encode("ascii", "replace").decode()
-    cv2.putText(canvas, text, place, _FONT, scale, (30, 30, 30), 1, cv2.LINE_AA)
-    return place[0] + cv2.getTextSize(text, _FONT, scale, 1)[0][0]
+    cv2.putText(canvas, text, place, _FONT, scale, _INK, 1, cv2.LINE_AA)
+    return place[0] + _text_width(text, scale)
+
+
+def _text_width(text: str, scale: float) -> int:
+    return cv2.getTextSize(text, _FONT, scale, 1)[0][0]
+
+
+def _draw_legend(
+    canvas: np.ndarray, legend: Sequence[tuple[str, int]], place: tuple[int, int], right: int
+) -> None:
+    """Colours and names of classes, as many as there is room for on two lines."""
+    start, base = place
+    x, last = start, base + _LEGEND_LINE
+    for name, label in legend:
+        width = 14 + _text_width(name, 0.4)
+        if x + width > right and base < last:
+            x, base = start, last
+        if x + width > right:
+            _write(canvas, "...", (min(x, right - 12), base), 0.4)
+            return
+        cv2.rectangle(canvas, (x, base - 9), (x + 9, base), class_colour(label), cv2.FILLED)
+        x = _write(canvas, name, (x + 14, base), 0.4) + 12
 
 
 def _draw_bar(canvas: np.ndarray, left: int, right: int, base: int) -> None:
@@ -141,6 +172,6 @@ def _draw_bar(canvas: np.ndarray, left: int, right: int, base: int) -> None:
     for tick in _TICKS:
         x = left + round((right - left - 1) * (tick / _FARTHEST) ** 0.5)
         text = f"{tick:g}" + ("+" if tick == _FARTHEST else "")
-        half = cv2.getTextSize(text, _FONT, 0.4, 1)[0][0] // 2
-        cv2.line(canvas, (x, base - 12), (x, base - 1), (30, 30, 30), 1)
+        half = _text_width(text, 0.4) // 2
+        cv2.line(canvas, (x, base - 12), (x, base - 1), _INK, 1)
         _write(canvas, text, (x - half, base + 11), 0.4)
