@@ -6,13 +6,14 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from yacs.config import CfgNode
 
-from labelenc import data, engine, reports, supervision, testing
+from labelenc import data, engine, method_pictures, reports, supervision, testing
 from labelenc.config import changed_keys, linear_rule_advice, with_num_classes, with_values
 from labelenc.description import (
     CONFIG_FILE,
@@ -131,6 +132,7 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
                 checkpointer=checkpointer,
                 writer=writer,
                 evaluate=(lambda _: testing.evaluate_sets(cfg, model, process)) if tests else None,
+                show=method_pictures.painter(cfg, model, partial(testing.prepare, cfg), writer, tests),
                 no_sync=parallel.no_sync,
             )
             with engine.average_in_use(state.average):

@@ -28,7 +28,7 @@ CONFIG_READERS = {
     "supervision": {"build.py", "step1.py", "step2.py"},
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
-TOP = ("pipeline", "testing", "description", "prediction", "demo", "errors")
+TOP = ("pipeline", "testing", "description", "prediction", "method_pictures", "demo", "errors")
 TOOLS_MAY_IMPORT = {
     "labelenc.pipeline",
     "labelenc.config",

@@ -10,6 +10,7 @@ from labelenc.data.build import (
     check_datasets,
     coco_ground_truth,
     read_dataset_info,
+    read_examples,
 )
 from labelenc.data.check import log_problems, stop_if_unusable
 from labelenc.data.coco import CocoDataset, Sample
@@ -35,5 +36,6 @@ __all__ = [
     "generate_shapes",
     "log_problems",
     "read_dataset_info",
+    "read_examples",
     "stop_if_unusable",
 ]

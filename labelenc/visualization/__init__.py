@@ -19,14 +19,29 @@ from labelenc.visualization.evaluation_figures import (
     plot_reliability,
     plot_score_threshold,
 )
+from labelenc.visualization.method import (
+    Panel,
+    Scene,
+    boxes_panel,
+    distance_panel,
+    label_map_panel,
+    map_panel,
+    strip,
+)
 from labelenc.visualization.score_overlays import plot_calibrations, plot_f1_scores
 
 __all__ = [
+    "Panel",
+    "Scene",
+    "boxes_panel",
     "class_colour",
+    "distance_panel",
     "draw_boxes",
     "features_to_images",
     "figure_png",
     "label_map_image",
+    "label_map_panel",
+    "map_panel",
     "plot_ap",
     "plot_ap_by_size",
     "plot_calibrations",
@@ -42,4 +57,5 @@ __all__ = [
     "principal_components",
     "read_metrics",
     "run_colours",
+    "strip",
 ]
