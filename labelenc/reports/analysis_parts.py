@@ -169,7 +169,9 @@ def add_confusion(page: Page, entry: Analysis, prefix: str) -> None:
     np.fill_diagonal(mixed, 0)
     order = np.argsort(-mixed, axis=None, kind="stable")[:10]
     pairs = [
-        (int(i), int(j)) for i, j in zip(*np.unravel_index(order, mixed.shape), strict=True) if mixed[i, j]
+        (int(i), int(j))
+        for i, j in zip(*np.unravel_index(order, mixed.shape), strict=True)
+        if mixed[i, j] > 1
     ]
     rows: list[list[Cell]] = [
         [entry.class_names[i], Marked(entry.class_names[j], tone="words"), int(mixed[i, j])] for i, j in pairs

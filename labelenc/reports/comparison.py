@@ -114,7 +114,7 @@ def _fill(page: Page, comparison: Comparison, runs: Sequence[Run], analyses: Map
     page.add_heading("Classes").add_guide(_CLASSES_GUIDE)
     add_class_comparison(page, results)
     if bootstrap is not None:
-        add_class_intervals(page, bootstrap)
+        add_class_intervals(page, bootstrap, reference.summary)
     if reference.ap is not None:
         page.add_heading("Where they differ")
         for add in (add_precision_recall, add_sizes, add_errors, add_calibration):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from labelenc.evaluation import (
     COCO_NUMBERS,
     Analysis,
     Bootstrap,
+    CocoSummary,
     Interval,
     format_percent,
     most_different,
@@ -20,7 +21,7 @@ from labelenc.reports.notes import RunResult
 from labelenc.reports.page import Cell, Marked, Page
 from labelenc.reports.pictures import SetPictures, by_image
 from labelenc.reports.run_folder import Run
-from labelenc.reports.tables import duration
+from labelenc.reports.tables import ENOUGH_CAPTION, difference, duration, enough_objects
 from labelenc.visualization import figure_png, plot_differences, run_colours
 
 _INTERVALS = ("AP", "AP50", "AP75")
@@ -54,18 +55,22 @@ def comparison_table(dataset: str, results: Sequence[RunResult], bootstrap: Boot
         "",
         f"{100 * bootstrap.confidence:.0f} % intervals over images ({bootstrap.samples:,} resamples), "
         "not over training seeds",
-        f"{'run':<{width}}  " + "  ".join(f"{name:<20}" for name in _INTERVALS).rstrip(),
+        f"{'run':<{width}}  " + "  ".join(f"{name:<22}" for name in _INTERVALS).rstrip(),
     ]
     for name, run in bootstrap.runs.items():
-        cells = (f"{_with_interval(run.numbers[number]):<20}" for number in _INTERVALS)
-        lines.append(f"{name:<{width}}  " + "  ".join(cells).rstrip())
+        found = (_interval_cell(run.numbers[number]) for number in _INTERVALS)
+        lines.append(f"{name:<{width}}  {_in_line(found)}")
     first, *others = bootstrap.runs
     lines.append(f"difference to {first}")
     for name in others:
-        differences = bootstrap.runs[name].differences or {}
-        cells = (f"{_with_interval(differences[number], '+'):<20}" for number in _INTERVALS)
-        lines.append(f"{name:<{width}}  " + "  ".join(cells).rstrip())
+        found = (_difference_cell(bootstrap, name, number) for number in _INTERVALS)
+        lines.append(f"{name:<{width}}  {_in_line(found)}")
     return "\n".join(lines)
+
+
+def _in_line(cells: Iterable[Marked]) -> str:
+    texts = (f"{cell.value} [{cell.note}]" if cell.note else "n/a" for cell in cells)
+    return "  ".join(f"{text:<22}" for text in texts).rstrip()
 
 
 def add_intervals(page: Page, bootstrap: Bootstrap) -> None:
@@ -81,7 +86,7 @@ def add_intervals(page: Page, bootstrap: Bootstrap) -> None:
     for name, run in bootstrap.runs.items():
         row: list[Cell] = [name, *(_interval_cell(run.numbers[number]) for number in _INTERVALS)]
         for number in _INTERVALS:
-            row.append("" if run.differences is None else _interval_cell(run.differences[number], "+"))
+            row.append("" if run.differences is None else _difference_cell(bootstrap, name, number))
         rows.append(row)
     headers = ["run", *_INTERVALS, *(f"Δ {number}" for number in _INTERVALS)]
     colours = run_colours(bootstrap.runs)
@@ -92,9 +97,10 @@ def add_intervals(page: Page, bootstrap: Bootstrap) -> None:
     page.add_figure(figure_png(figure), "Differences of AP with their intervals.", "differences")
 
 
-def add_class_intervals(page: Page, bootstrap: Bootstrap) -> None:
-    """For each run the differences of AP to the first run, by class."""
-    if len(bootstrap.class_names) < 2:
+def add_class_intervals(page: Page, bootstrap: Bootstrap, summary: CocoSummary) -> None:
+    """For each run the differences of AP to the first run, by class; ``summary`` knows their objects."""
+    enough = {row.name for row in enough_objects(summary.per_class)}
+    if len(enough) < 2:
         return
     first, *others = bootstrap.runs
     pictures = []
@@ -107,7 +113,9 @@ def add_class_intervals(page: Page, bootstrap: Bootstrap) -> None:
         if known:
             labels, changes = zip(*known, strict=True)
             figure = plot_differences(labels, *_bounds(changes), f"{name}: AP by class, points to {first}")
-            pictures.append((figure_png(figure), f"{name} against {first}, with intervals over images."))
+            pictures.append(
+                (figure_png(figure), f"{name} against {first}, with intervals over images; {ENOUGH_CAPTION}.")
+            )
     page.add_images(pictures, name="class_differences")
 
 
@@ -181,24 +189,22 @@ def _bounds(intervals: Sequence[Interval | None]) -> tuple[list[float], list[flo
     )
 
 
-def _interval_cell(found: Interval | None, sign: str = "") -> Cell:
+def _interval_cell(found: Interval | None) -> Marked:
     if found is None:
-        return None
-    tone = "" if not sign or found.low <= 0 <= found.high else "better" if found.low > 0 else "worse"
-    return Marked(
-        _points(found.value, sign), f"{_points(found.low, sign)} to {_points(found.high, sign)}", tone
-    )
+        return Marked(None)
+    return Marked(format_percent(found.value), f"{format_percent(found.low)} to {format_percent(found.high)}")
 
 
-def _with_interval(found: Interval | None, sign: str = "") -> str:
-    if found is None:
-        return "n/a"
-    low, high = _points(found.low, sign), _points(found.high, sign)
-    return f"{_points(found.value, sign)} [{low}, {high}]"
-
-
-def _points(value: float, sign: str) -> str:
-    return f"{100 * value:{sign}.1f}"
+def _difference_cell(bootstrap: Bootstrap, name: str, number: str) -> Marked:
+    """The difference of a run to the first, as the tables show it, and its interval."""
+    first = next(iter(bootstrap.runs.values())).numbers[number]
+    run = bootstrap.runs[name]
+    own, found = run.numbers[number], (run.differences or {}).get(number)
+    if found is None or own is None or first is None:
+        return Marked(None)
+    tone = "better" if found.low > 0 else "worse" if found.high < 0 else ""
+    interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
+    return Marked(difference(own.value, first.value), interval, tone)
 
 
 def _short(value: object, length: int = 80) -> str:

@@ -67,8 +67,17 @@ def add_set(page: Page, run: Run, found: EvaluatedSet) -> None:
         _add_numbers(page, result, None)
         page.add_text(f"Curves and images are left out, because the truth of this set can't be read: {error}")
         return
-    _add_numbers(page, result, numbers)
-    if any(numbers.summary.numbers[name] is not None for name in ("AP", "AP50")):
+    if result.ap is None:
+        _add_unlabelled(page, found)
+    else:
+        _add_numbers(page, result, numbers)
+    if result.ap is not None and not found.detections:
+        page.add_text(
+            "There is not a single detection, so there are no curves to show. A detector that was hardly "
+            "trained, or whose training went wrong (see the losses), gives such a result; so does an input "
+            "that is not prepared as in training (INPUT.PIXEL_MEAN, TO_BGR255)."
+        )
+    elif result.ap is not None:
         one = {found.name: numbers}
         prefix = found.name
         add_precision_recall(page, one, prefix)
@@ -77,12 +86,15 @@ def add_set(page: Page, run: Run, found: EvaluatedSet) -> None:
             add_calibration(page, one, prefix)
             add_confusion(page, numbers, prefix)
         add_errors(page, one, prefix)
-    else:
-        page.add_text(
-            "This set has no annotations, so there is nothing to score against: all numbers are n/a, and "
-            "curves, errors and calibration are left out."
-        )
     _add_images(page, run, found, numbers)
+
+
+def _add_unlabelled(page: Page, found: EvaluatedSet) -> None:
+    page.add_cards([("images", found.summary.num_images), ("detections", len(found.detections))])
+    page.add_text(
+        "This set has no annotations, so there is nothing to score against: numbers, curves and errors are "
+        "left out. The detections are in predictions.json."
+    )
 
 
 def _add_numbers(page: Page, result: RunResult, numbers: Analysis | None) -> None:
@@ -105,18 +117,21 @@ def _add_images(page: Page, run: Run, found: EvaluatedSet, numbers: Analysis) ->
     except (ConfigError, DataError) as error:
         logger.warning("%s: the report has no pictures: %s", found.name, error)
         return
-    quality = numbers.images
-    chosen = quality.worst(_WORST_IMAGES)
-    page.add_heading("Worst images" if chosen else "Some images", 3)
-    page.add_guide(_IMAGES_GUIDE if chosen else _UNLABELLED_GUIDE.format(threshold=quality.score_threshold))
-    entries = by_image(found.detections)
-    if not chosen:
-        chosen = sorted(pictures.image_ids, key=lambda i: -len(entries.get(i, ())))[:_WORST_IMAGES]
+    quality, entries = numbers.images, by_image(found.detections)
+    chosen, captions, left = quality.worst(_WORST_IMAGES), image_captions(numbers), "truth"
+    if found.summary.numbers["AP"] is None:
+        most_first = sorted(pictures.image_ids, key=lambda i: -len(entries.get(i, ())))
+        chosen = most_first[:_WORST_IMAGES]
+        captions = {image_id: f"{len(entries.get(image_id, ())):,} of any score" for image_id in chosen}
+        left = "no labels"
+        page.add_heading("Some images", 3)
+        page.add_guide(_UNLABELLED_GUIDE.format(threshold=quality.score_threshold))
+    elif chosen:
+        page.add_heading("Worst images", 3).add_guide(_IMAGES_GUIDE)
     shown: list[tuple[Picture, str]] = []
-    captions = image_captions(numbers)
     for image_id in chosen:
         runs = {f"detections, {captions[image_id]}": entries}
-        shown += pictures.side_by_side(image_id, runs, [quality.score_threshold], "truth")
+        shown += pictures.side_by_side(image_id, runs, [quality.score_threshold], left)
     page.add_images(shown, 2, f"{found.name}_worst")
 
 

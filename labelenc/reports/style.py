@@ -46,8 +46,8 @@ th, td { padding: 6px 8px; border-bottom: 1px solid var(--line); text-align: rig
 thead th { border-bottom: 2px solid var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; padding-left: 4px; }
 td.words, th.words { text-align: left; }
-td.words { white-space: normal; min-width: 110px; }
-td.words:last-child { min-width: 260px; }
+td.words { white-space: normal; overflow-wrap: anywhere; min-width: 90px; }
+td.words:last-child { min-width: 190px; }
 td.best { background: var(--best); font-weight: 700; }
 td.better { color: var(--better); }
 td.worse { color: var(--worse); }

@@ -11,6 +11,9 @@ from labelenc.reports.page import Cell, Marked, Page
 # A table of more classes is folded, and the classes that stand out come first.
 _MANY_CLASSES = 20
 _SHOWN_CLASSES = 10
+# AP of fewer objects jumps; its interval over images can shrink to nothing.
+_ENOUGH_OBJECTS = 10
+ENOUGH_CAPTION = f"classes of at least {_ENOUGH_OBJECTS} objects"
 _NUMBERS_CAPTION = (
     "AP and AR as COCO defines them, in percent. AP: mean over IoU thresholds 0.50 to 0.95; AP50, AP75: at "
     "one threshold; s, m, l: objects of less than 32², less than 96², and more pixels; AR1, AR10, AR100: "
@@ -53,10 +56,10 @@ def add_class_table(page: Page, summary: CocoSummary) -> None:
     if len(classes) <= _MANY_CLASSES:
         page.add_table(headers, [row(result) for result in classes], caption)
         return
-    scored = sorted((result for result in classes if result.ap is not None), key=lambda r: r.ap or 0.0)
+    scored = sorted(enough_objects(classes), key=lambda result: result.ap or 0.0)
     if scored:
         lowest = [row(result) for result in scored[:_SHOWN_CLASSES]]
-        page.add_table(headers, lowest, f"The {len(lowest)} classes of lowest AP. {caption}")
+        page.add_table(headers, lowest, f"The lowest AP, {ENOUGH_CAPTION}. {caption}")
     with page.folded(f"All {len(classes)} classes"):
         page.add_table(headers, [row(result) for result in classes], columns=2)
 
@@ -65,7 +68,8 @@ def add_class_comparison(page: Page, results: Sequence[RunResult]) -> None:
     """AP of each class in each result; detectors have the difference to the first in small print."""
     first, *others = results
     tables = [{row.category_id: row.ap for row in result.summary.per_class} for result in others]
-    changes: list[tuple[float, list[Cell]]] = []
+    enough = enough_objects(first.summary.per_class)
+    rows, changes = [], []
     for entry in first.summary.per_class:
         row: list[Cell] = [entry.name, entry.boxes, entry.ap]
         greatest = 0.0
@@ -76,19 +80,26 @@ def add_class_comparison(page: Page, results: Sequence[RunResult]) -> None:
             else:
                 row.append(Marked(ap, difference(ap, entry.ap)))
                 greatest = max(greatest, abs((ap or 0.0) - (entry.ap or 0.0)))
-        changes.append((greatest, row))
+        rows.append(row)
+        if entry in enough:
+            changes.append((greatest, row))
     headers = ["class", "objects", *(result.name for result in results)]
     marks = [None, None, *(result.colour for result in results)]
     caption = f"AP in percent; in small print the difference to {first.name}."
-    rows = [row for _, row in changes]
     if len(rows) <= _MANY_CLASSES:
         page.add_table(headers, rows, caption, column_colours=marks)
         return
     most = [row for _, row in sorted(changes, key=lambda change: -change[0])[:_SHOWN_CLASSES]]
-    what = f"The {len(most)} classes that change most. {caption}"
-    page.add_table(headers, most, what, column_colours=marks)
+    if most:
+        what = f"The largest changes, {ENOUGH_CAPTION}. {caption}"
+        page.add_table(headers, most, what, column_colours=marks)
     with page.folded(f"All {len(rows)} classes"):
         page.add_table(headers, rows, caption, column_colours=marks, columns=2 if len(results) < 4 else 1)
+
+
+def enough_objects(classes: Sequence[ClassResult]) -> list[ClassResult]:
+    """The classes whose AP and intervals mean something."""
+    return [entry for entry in classes if entry.ap is not None and entry.boxes >= _ENOUGH_OBJECTS]
 
 
 def difference(value: float | None, base: float | None) -> str:
