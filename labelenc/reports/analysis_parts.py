@@ -37,9 +37,9 @@ _SIZES_GUIDE = (
     "ranges."
 )
 _CALIBRATION_GUIDE = (
-    "Left: do scores mean what they say? Of the detections with a score near 0.7, 70 % would be right on "
+    "First: do scores mean what they say? Of the detections with a score near 0.7, 70 % would be right on "
     "the diagonal. Below it the detector is too sure of itself, above it too modest; AP does not care, but "
-    "a user who reads scores as probabilities does. Right: what a score threshold costs. The recommended "
+    "a user who reads scores as probabilities does. Second: what a score threshold gives. The recommended "
     "one has the highest F1, the balance of precision and recall; move it right if false alarms cost more "
     "than misses."
 )

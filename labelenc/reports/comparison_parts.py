@@ -28,10 +28,10 @@ _INTERVALS = ("AP", "AP50", "AP75")
 _DIFFERING_IMAGES = 8
 _SHOWN_CLASSES = 20
 _INTERVALS_GUIDE = (
-    "{confidence:.0f} % intervals from {samples:,} resamples of the {images:,} images, the same resamples "
-    "for all runs: how far the numbers would move with other images of the same kind. They say nothing of "
-    "other training seeds. If the interval of a difference leaves out 0, it is hardly due to the choice of "
-    "test images; if it holds 0, more test images may decide."
+    "{confidence:.0f} % intervals over images, from {samples:,} resamples of the {images:,} images, the "
+    "same for all runs: how far the numbers would move with other images of the same kind. They say nothing "
+    "of other training seeds. If the interval of a difference leaves out 0, the difference is hardly due to "
+    "the choice of test images; if it holds 0, more test images may decide."
 )
 _IMAGES_GUIDE = (
     "First the truth, then the runs, with detections above each run's own recommended threshold. Look for "
@@ -106,9 +106,8 @@ def add_class_intervals(page: Page, bootstrap: Bootstrap, summary: CocoSummary) 
     pictures = []
     for name in others:
         found = bootstrap.runs[name].class_differences or ()
-        known = [
-            (label, change) for label, change in zip(bootstrap.class_names, found, strict=True) if change
-        ]
+        pairs = zip(bootstrap.class_names, found, strict=True)
+        known = [(label, change) for label, change in pairs if change and label in enough]
         known = sorted(known, key=lambda entry: -abs(entry[1].value))[:_SHOWN_CLASSES]
         if known:
             labels, changes = zip(*known, strict=True)

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from yacs.config import CfgNode
 
-from labelenc.data import coco_ground_truth
+from labelenc.config import load_config
+from labelenc.data import coco_ground_truth, generate_shapes
 from labelenc.evaluation import evaluate_coco, write_evaluation
 
+ROOT = Path(__file__).resolve().parents[2]
 VOID = {"meta", "img", "br"}
 ALLOWED_LINKS = ("#", "data:image/png;base64,", "data:image/jpeg;base64,")
 
@@ -150,3 +152,35 @@ def write_run(
             )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("shapes")
+    generate_shapes(str(root), "val", 8, 64, 0)
+    return root
+
+
+@pytest.fixture
+def config(shapes: Path, tmp_path: Path):
+    """config(name, change=None) -> a configuration whose test set is the shapes, changed by change(truth)."""
+
+    def make(name: str, change=None, dataset: str = "val"):
+        annotations = shapes / "val.json"
+        if change is not None:
+            truth = json.loads(annotations.read_bytes())
+            change(truth)
+            annotations = tmp_path / f"{name}.json"
+            annotations.write_text(json.dumps(truth))
+        source = {"images": str(shapes / "val"), "annotations": str(annotations)}
+        words = [f"DATASETS.REGISTER.{dataset}", str(source), "DATASETS.TEST", f"('{dataset}',)"]
+        words += ["DATASETS.TRAIN", f"('{dataset}',)", "OUTPUT_DIR", str(tmp_path / name)]
+        return load_config(ROOT / "configs/demo/shapes_R-18_small.yaml", words)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_run():
+    """make_run(cfg, kind, error, seed, ...) -> the folder of a run that `write_run` made up."""
+    return write_run
