@@ -14,6 +14,7 @@ from labelenc.engine import CheckpointError, FaultError, Interrupted, TrainingEr
 from labelenc.evaluation import EvaluationError
 from labelenc.modeling.backbone.pretrained import WeightsError
 from labelenc.prediction import PredictionError
+from labelenc.reports import ReportError
 from labelenc.supervision import HandoverError
 
 USER_ERRORS = (
@@ -23,6 +24,7 @@ USER_ERRORS = (
     EvaluationError,
     FaultError,
     HandoverError,
+    ReportError,
     PredictionError,
     TrainingError,
     WeightsError,

@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"structures", "ops"},
     "visualization": {"structures", "ops"},
     "engine": {"structures", "ops", "config"},
+    "reports": {"config", "data", "engine", "evaluation", "structures", "visualization"},
 }
 # The only files of these layers that see a configuration; the others get plain values.
 CONFIG_READERS = {
@@ -27,8 +28,9 @@ CONFIG_READERS = {
     "supervision": {"build.py", "step1.py", "step2.py"},
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
-TOP = ("pipeline", "testing", "description", "prediction", "demo", "errors")
-TOOLS_MAY_IMPORT = {f"labelenc.{name}" for name in ("config", "demo", "errors", "pipeline", "prediction")}
+TOP = ("pipeline", "testing", "description", "prediction", "method_pictures", "demo", "errors")
+OPEN_TO_TOOLS = ("config", "demo", "errors", "pipeline", "prediction", "reports")
+TOOLS_MAY_IMPORT = {f"labelenc.{name}" for name in OPEN_TO_TOOLS}
 
 
 def sources(folder: Path) -> list[Path]:

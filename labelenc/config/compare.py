@@ -1,4 +1,4 @@
-"""What a resumed run changes of the configuration that it was started with."""
+"""In what two configurations differ, and what a resumed run changes of the one it was started with."""
 
 from __future__ import annotations
 
@@ -53,6 +53,12 @@ def changed_keys(written: Path, cfg: CfgNode) -> list[str]:
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not _below(key, FREE_KEYS)
     ]
+
+
+def all_differences(one: CfgNode, other: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> its values in ``one`` and in ``other`` where these differ, None where a key is absent."""
+    a, b = (dict(_flat(yaml.safe_load(cfg.dump()))) for cfg in (one, other))
+    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
 
 
 def differing_keys(text: str, cfg: CfgNode, keys: Sequence[str]) -> list[str]:

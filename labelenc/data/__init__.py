@@ -3,12 +3,14 @@
 from labelenc.data.annotations import Annotations, DataError, Problem
 from labelenc.data.build import (
     build_rescaling,
+    build_test_dataset,
     build_test_loaders,
     build_train_loader,
     build_transform,
     check_datasets,
     coco_ground_truth,
     read_dataset_info,
+    read_examples,
 )
 from labelenc.data.check import log_problems, stop_if_unusable
 from labelenc.data.coco import CocoDataset, Sample
@@ -25,6 +27,7 @@ __all__ = [
     "Sample",
     "Transform",
     "build_rescaling",
+    "build_test_dataset",
     "build_test_loaders",
     "build_train_loader",
     "build_transform",
@@ -33,5 +36,6 @@ __all__ = [
     "generate_shapes",
     "log_problems",
     "read_dataset_info",
+    "read_examples",
     "stop_if_unusable",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from yacs.config import CfgNode
@@ -18,7 +19,7 @@ from labelenc.data.loading import fitting_workers, make_loader
 from labelenc.data.parse import load_coco, read_json
 from labelenc.data.samplers import TestBatchSampler, TrainBatchSampler
 from labelenc.data.transforms import Transform
-from labelenc.structures import Batch, DatasetInfo
+from labelenc.structures import Batch, DatasetInfo, ImageBatch
 
 _FLIP_PROBABILITY = 0.5
 
@@ -89,6 +90,37 @@ def build_test_loaders(
         sampler = TestBatchSampler(groups, len(dataset), batch_size, num_replicas, rank)
         loaders.append((dataset.info, _loader(cfg, dataset, sampler)))
     return loaders
+
+
+def build_test_dataset(cfg: CfgNode, name: str) -> CocoDataset:
+    """The images of one set, at the size for testing; every image is in it."""
+    return _dataset(cfg, name, training=False)
+
+
+def read_examples(cfg: CfgNode, names: Sequence[str], count: int) -> tuple[DatasetInfo, list[Batch]]:
+    """The first images with at least two boxes, or with one where there are too few, at their test size.
+
+    Returns:
+        About the first of the sets `names` that has boxes, and at most `count` batches of one image of it.
+    """
+    for name in names:
+        dataset = _dataset(cfg, name, training=False)
+        boxes = dataset.box_counts()
+        fullest_first = np.argsort(-np.minimum(boxes, 2), kind="stable")
+        chosen = fullest_first[boxes[fullest_first] > 0][:count]
+        if len(chosen):
+            break
+    samples = [dataset[int(index)] for index in chosen]
+    batches = [
+        Batch(
+            ImageBatch.from_tensors([sample.image], cfg.DATALOADER.SIZE_DIVISIBILITY),
+            [sample.target],
+            [sample.image_id],
+            [sample.original_size],
+        )
+        for sample in samples
+    ]
+    return dataset.info, batches
 
 
 def check_datasets(cfg: CfgNode, full: bool = False, train: bool = True, test: bool = True) -> list[Problem]:
