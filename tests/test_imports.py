@@ -19,7 +19,8 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"structures", "ops"},
     "visualization": {"structures", "ops"},
     "engine": {"structures", "ops", "config"},
-    "dataset_tools": {"data", "evaluation", "visualization", "engine", "structures", "ops", "config"},
+    "dataset_tools": {"config", "data", "engine", "reports", "structures", "visualization"},
+    "reports": {"config", "data", "engine", "evaluation", "structures", "visualization"},
 }
 # The only files of these layers that see a configuration; the others get plain values.
 CONFIG_READERS = {
@@ -28,14 +29,9 @@ CONFIG_READERS = {
     "supervision": {"build.py", "step1.py", "step2.py"},
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
-TOP = ("pipeline", "demo", "errors")
-TOOLS_MAY_IMPORT = {
-    "labelenc.pipeline",
-    "labelenc.config",
-    "labelenc.demo",
-    "labelenc.errors",
-    "labelenc.dataset_tools",
-}
+TOP = ("pipeline", "testing", "description", "prediction", "method_pictures", "demo", "errors")
+OPEN_TO_TOOLS = ("config", "dataset_tools", "demo", "errors", "pipeline", "prediction", "reports")
+TOOLS_MAY_IMPORT = {f"labelenc.{name}" for name in OPEN_TO_TOOLS}
 
 
 def sources(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ def make_parser() -> argparse.ArgumentParser:
         "its id, its file and what will be done about it, as before training; then numbers, advice, and a "
         "page with charts and pictures. Ends with status 1 if a problem stops training.",
         EXAMPLES,
-        config_required=False,
+        needs_config=False,
     )
     add = parser.add_argument
     add("--images", metavar="DIR", help="image folder of a set in COCO format")

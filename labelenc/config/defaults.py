@@ -357,6 +357,11 @@ def _test() -> CN:
             DETECTIONS_PER_IMG=100,
             # New: iterations between evaluations while training; 0 evaluates at the end only.
             EVAL_PERIOD=0,
+            # New: write OUTPUT_DIR/report/index.html after the final evaluation.
+            REPORT=True,
+            # New: images whose labels, encodings and features steps 1 and 2 draw before training, at every
+            # evaluation and at the end, in OUTPUT_DIR/method and TensorBoard; 0 draws none.
+            METHOD_IMAGES=4,
         )
     )
     # Test-time augmentation: besides the image at INPUT.MIN_SIZE_TEST, its mirror image (H_FLIP), the image

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from yacs.config import CfgNode
@@ -19,7 +20,7 @@ from labelenc.data.loading import fitting_workers, make_loader
 from labelenc.data.parse import load_coco, read_json
 from labelenc.data.samplers import TestBatchSampler, TrainBatchSampler
 from labelenc.data.transforms import Transform
-from labelenc.structures import Batch, DatasetInfo
+from labelenc.structures import Batch, DatasetInfo, ImageBatch
 
 _FLIP_PROBABILITY = 0.5
 
@@ -92,6 +93,37 @@ def build_test_loaders(
     return loaders
 
 
+def build_test_dataset(cfg: CfgNode, name: str) -> CocoDataset:
+    """The images of one set, at the size for testing; every image is in it."""
+    return _dataset(cfg, name, training=False)
+
+
+def read_examples(cfg: CfgNode, names: Sequence[str], count: int) -> tuple[DatasetInfo, list[Batch]]:
+    """The first images with at least two boxes, or with one where there are too few, at their test size.
+
+    Returns:
+        About the first of the sets `names` that has boxes, and at most `count` batches of one image of it.
+    """
+    for name in names:
+        dataset = _dataset(cfg, name, training=False)
+        boxes = dataset.box_counts()
+        fullest_first = np.argsort(-np.minimum(boxes, 2), kind="stable")
+        chosen = fullest_first[boxes[fullest_first] > 0][:count]
+        if len(chosen):
+            break
+    samples = [dataset[int(index)] for index in chosen]
+    batches = [
+        Batch(
+            ImageBatch.from_tensors([sample.image], cfg.DATALOADER.SIZE_DIVISIBILITY),
+            [sample.target],
+            [sample.image_id],
+            [sample.original_size],
+        )
+        for sample in samples
+    ]
+    return dataset.info, batches
+
+
 def check_datasets(cfg: CfgNode, full: bool = False, train: bool = True, test: bool = True) -> list[Problem]:
     """All problems of the sets in DATASETS.TRAIN and DATASETS.TEST; see `stop_if_unusable`.
 
@@ -160,14 +192,15 @@ def _dataset(cfg: CfgNode, name: str, training: bool, rescaled: bool = False) ->
     return CocoDataset(
         _load(cfg, name),
         _image_dir(cfg, name),
-        _transform(cfg, training),
+        build_transform(cfg, training),
         training,
         _annotation_file(cfg, name),
-        _rescale(cfg) if rescaled else None,
+        build_rescaling(cfg) if rescaled else None,
     )
 
 
-def _transform(cfg: CfgNode, training: bool) -> Transform:
+def build_transform(cfg: CfgNode, training: bool) -> Transform:
+    """What is done to the images of INPUT, for training or for testing."""
     if not training:
         return Transform((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST, bgr=cfg.INPUT.TO_BGR255)
     low, high = cfg.INPUT.MIN_SIZE_RANGE_TRAIN
@@ -175,7 +208,8 @@ def _transform(cfg: CfgNode, training: bool) -> Transform:
     return Transform(sizes, cfg.INPUT.MAX_SIZE_TRAIN, _FLIP_PROBABILITY, cfg.INPUT.TO_BGR255)
 
 
-def _rescale(cfg: CfgNode) -> list[Transform] | None:
+def build_rescaling(cfg: CfgNode) -> list[Transform] | None:
+    """To the further sizes of TEST.BBOX_AUG; None if there are none."""
     longest, bgr = cfg.TEST.BBOX_AUG.MAX_SIZE, cfg.INPUT.TO_BGR255
     return [Transform((size,), longest, bgr=bgr) for size in cfg.TEST.BBOX_AUG.SCALES] or None
 

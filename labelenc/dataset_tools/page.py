@@ -15,13 +15,13 @@ import torch
 from tqdm import tqdm
 
 from labelenc import data, visualization
-from labelenc.data import Annotations, NamedSet, Problem, SetStatistics
+from labelenc.data import Annotations, DataError, NamedSet, Problem, SetStatistics
 from labelenc.data.coco import decode_image
 from labelenc.data.statistics import LARGE, SMALL
-from labelenc.evaluation import Report
-from labelenc.evaluation.report import Cell
+from labelenc.engine import CheckpointError
+from labelenc.reports.page import Cell, Page
 from labelenc.structures import BoxList
-from labelenc.visualization import Distribution
+from labelenc.visualization import CLASSES_IN_A_COLUMN, Distribution
 
 logger = logging.getLogger(__name__)
 
@@ -62,33 +62,28 @@ def write_page(found: Findings, sizes: Sizes, folder: Path, samples: int) -> Pat
         DataError: the folder cannot be written to.
     """
     colours = visualization.run_colours(part.name for part in found.statistics)
-    report = Report("Data set check", ", ".join(part.name for part in found.statistics))
-    _add_overview(report, found.statistics, colours)
-    report.add_heading("What to look at")
+    page = Page("Data set check", ", ".join(part.name for part in found.statistics))
+    _add_overview(page, found.statistics, colours)
+    page.add_heading("What to look at")
     if found.advice:
-        report.add_list(found.advice)
+        page.add_list(found.advice)
     else:
-        report.add_text("Nothing stands out.")
-    _add_problems(report, found.problems)
-    pictures: dict[str, bytes] = {}
+        page.add_text("Nothing stands out.")
+    _add_problems(page, found.problems)
     if any(part.num_boxes for part in found.statistics):
-        _add_classes(report, found.statistics, colours, pictures)
-        _add_sizes(report, found.statistics, sizes, colours, pictures)
+        _add_classes(page, found.statistics, colours)
+        _add_sizes(page, found.statistics, sizes, colours)
     if samples:
         for part, annotations in found.sets:
-            _add_sheet(report, part, annotations, samples, pictures)
+            _add_sheet(page, part, annotations, samples)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in pictures.items():
-            (folder / name).write_bytes(picture)
-        return report.write(folder / "index.html")
-    except OSError as error:
-        raise data.DataError(
-            f"cannot write the page to {folder}: {error}; choose another --output"
-        ) from error
+        return page.write(folder / "index.html")
+    except CheckpointError as error:
+        reason = error.__cause__ or error
+        raise DataError(f"cannot write the page to {folder}: {reason}; choose another --output") from error
 
 
-def _add_overview(report: Report, parts: Sequence[SetStatistics], colours: dict[str, str]) -> None:
+def _add_overview(page: Page, parts: Sequence[SetStatistics], colours: dict[str, str]) -> None:
     """A column for each set, as names of sets may be long."""
     rows: dict[str, list[Cell]] = {
         "used for": ["training" if part.training else "test" for part in parts],
@@ -105,37 +100,33 @@ def _add_overview(report: Report, parts: Sequence[SetStatistics], colours: dict[
     }
     headers = ["", *(part.name for part in parts)]
     table = [[name, *cells] for name, cells in rows.items()]
-    report.add_table(headers, table, column_colours=[None, *colours.values()])
+    page.add_table(headers, table, column_colours=[None, *colours.values()])
 
 
-def _add_problems(report: Report, problems: Sequence[Problem]) -> None:
-    report.add_heading("Problems")
+def _add_problems(page: Page, problems: Sequence[Problem]) -> None:
+    page.add_heading("Problems")
     if not problems:
-        report.add_text("None.")
+        page.add_text("None.")
         return
     groups: dict[tuple[str, str, str], list[Problem]] = {}
     for problem in problems:
         groups.setdefault((problem.dataset, problem.kind, problem.action), []).append(problem)
     rows: list[list[Cell]] = [[*key, len(members)] for key, members in groups.items()]
-    report.add_table(["set", "problem", "what is done", "number"], rows)
+    page.add_table(["set", "problem", "what is done", "number"], rows)
     shown = [str(p) for members in groups.values() for p in members[:_SHOWN_PROBLEMS]]
-    report.add_text(f"The first {_SHOWN_PROBLEMS} of each; the console lists all:")
-    report.add_list(shown)
+    page.add_text(f"The first {_SHOWN_PROBLEMS} of each; the console lists all:")
+    page.add_list(shown)
 
 
-def _add_classes(
-    report: Report, parts: Sequence[SetStatistics], colours: dict[str, str], pictures: dict[str, bytes]
-) -> None:
-    report.add_heading("Classes")
+def _add_classes(page: Page, parts: Sequence[SetStatistics], colours: dict[str, str]) -> None:
+    page.add_heading("Classes")
     alike = [part for part in parts if part.class_names == parts[0].class_names and part.num_boxes]
     names = parts[0].class_names
     if len(names) > 1 and alike:
         figure = visualization.plot_class_shares(names, {p.name: p.class_boxes for p in alike}, colours)
-        pictures["classes.png"] = visualization.figure_png(figure)
-        report.add_figure(
-            pictures["classes.png"],
-            "Division of the boxes among the classes. Each half of a long list has its own scale.",
-        )
+        scales = " Each half of the list has its own scale." if len(names) > CLASSES_IN_A_COLUMN else ""
+        caption = f"Division of the boxes among the classes.{scales}"
+        page.add_figure(visualization.figure_png(figure), caption, "classes")
     if not alike:
         return
     headers = ["class", *(["boxes", "%", "images", "%"] * len(alike))]
@@ -148,17 +139,18 @@ def _add_classes(
             row += [boxes, boxes / part.num_boxes, images, images / part.num_images]
         rows.append(row)
     caption = "Boxes of each class and images with at least one of them, for each set, and their shares."
-    report.add_table(headers, rows, caption, column_colours=squares)
+    long = len(rows) > CLASSES_IN_A_COLUMN
+    with page.folded(f"Table of all {len(rows)} classes") if long else contextlib.nullcontext():
+        page.add_table(headers, rows, caption, column_colours=squares)
 
 
 def _add_sizes(
-    report: Report,
+    page: Page,
     parts: Sequence[SetStatistics],
     sizes: Sizes,
     colours: dict[str, str],
-    pictures: dict[str, bytes],
 ) -> None:
-    report.add_heading("Boxes and images")
+    page.add_heading("Boxes and images")
     # A line at what is too small says more than the borders of COCO once the image is resized.
     marks = [] if sizes.smallest_box is None else [(sizes.smallest_box, f"{sizes.smallest_box:.3g}")]
     most = max(int(part.boxes_per_image.max(initial=0)) for part in parts)
@@ -182,23 +174,19 @@ def _add_sizes(
             np.arange(0, most + step + 1, step) - 0.5,
         ),
     ]  # fmt: skip
-    pictures["boxes.png"] = visualization.figure_png(visualization.plot_distributions(panels, colours))
     meaning = f" At the test size: {sizes.reason}." if sizes.smallest_box is not None else ""
-    report.add_figure(
-        pictures["boxes.png"],
+    page.add_figure(
+        visualization.figure_png(visualization.plot_distributions(panels, colours)),
         f"Dashed in the file's pixels: COCO's borders between small, medium and large boxes.{meaning} Values "
         "beyond an axis count at its end.",
+        "boxes",
     )
     figure = visualization.plot_image_sizes({p.name: p.image_sizes for p in parts if p.num_images}, colours)
-    pictures["images.png"] = visualization.figure_png(figure)
-    report.add_figure(
-        pictures["images.png"], "Sizes of the images in the files; a larger dot stands for more images."
-    )
+    caption = "Sizes of the images in the files; a larger dot stands for more images."
+    page.add_figure(visualization.figure_png(figure), caption, "images")
 
 
-def _add_sheet(
-    report: Report, part: NamedSet, annotations: Annotations, samples: int, pictures: dict[str, bytes]
-) -> None:
+def _add_sheet(page: Page, part: NamedSet, annotations: Annotations, samples: int) -> None:
     names = tuple(name for _, name in annotations.categories)
     rows = data.choose_images(annotations, samples)
     shown, seen = [], set()
@@ -215,13 +203,13 @@ def _add_sheet(
     if not shown:
         return
     sheet = visualization.contact_sheet(shown, names)
-    data_bytes = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
-    pictures[f"images_{part.name}.jpg"] = data_bytes
+    picture = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
     present = len(np.unique(annotations.labels))
-    report.add_heading(f"Images of {part.name}")
-    report.add_figure(
-        data_bytes,
+    page.add_heading(f"Images of {part.name}")
+    page.add_figure(
+        picture,
         f"{len(shown)} images with their boxes; {len(seen)} of the {present} classes present are seen.",
+        f"images_{part.name.replace('/', '_')}",
     )
 
 

@@ -15,6 +15,8 @@ from matplotlib.ticker import FuncFormatter
 from labelenc.structures import BoxList
 from labelenc.visualization.boxes import draw_boxes
 
+# Longer lists of classes are folded: they would be higher than a screen.
+CLASSES_IN_A_COLUMN = 20
 _CAPTION_HEIGHT = 20
 _GAP = 10
 
@@ -103,8 +105,7 @@ def plot_class_shares(
         colours: set name -> colour.
     """
     order = np.argsort(-next(iter(counts.values())), kind="stable")
-    # Long lists are folded, as they would be higher than a screen.
-    columns = 1 if len(order) <= 20 else 2
+    columns = 1 if len(order) <= CLASSES_IN_A_COLUMN else 2
     height = -(-len(order) // columns)
     figure, axes = _figure(1, columns, (9.8, 0.9 + max(0.2, 0.11 * len(counts) + 0.06) * height))
     shares = {name: 100 * values / max(values.sum(), 1) for name, values in counts.items()}
@@ -129,7 +130,7 @@ def contact_sheet(
     pictures: Sequence[tuple[np.ndarray, BoxList, str]],
     class_names: Sequence[str],
     columns: int = 3,
-    cell: tuple[int, int] = (350, 263),
+    cell: tuple[int, int] = (326, 245),
 ) -> np.ndarray:
     """Images with their boxes and class names, each above its caption.
 

@@ -81,6 +81,6 @@ def test_contact_sheet_draws_boxes_at_the_scale_of_the_picture():
 
 def test_contact_sheet_of_few_and_of_no_pictures():
     image, boxes = _picture((30, 40), [1, 1, 9, 9])
-    assert contact_sheet([(image, boxes, "")], ["x"]).shape[1] == 350
-    assert contact_sheet([(image, boxes, "")] * 4, ["x"]).shape[:2] == (2 * 293 - 10, 3 * 360 - 10)
+    assert contact_sheet([(image, boxes, "")], ["x"]).shape[1] == 326
+    assert contact_sheet([(image, boxes, "")] * 4, ["x"]).shape[:2] == (2 * 275 - 10, 3 * 336 - 10)
     assert contact_sheet([], ["x"]).size
