@@ -174,7 +174,8 @@ def _add_sizes(
             np.arange(0, most + step + 1, step) - 0.5,
         ),
     ]  # fmt: skip
-    meaning = f" At the test size: {sizes.reason}." if sizes.smallest_box is not None else ""
+    meaning = f" Dashed at the test size: smaller boxes don't suit the detector ({sizes.reason})."
+    meaning = meaning if marks else ""
     page.add_figure(
         visualization.figure_png(visualization.plot_distributions(panels, colours)),
         f"Dashed in the file's pixels: COCO's borders between small, medium and large boxes.{meaning} Values "

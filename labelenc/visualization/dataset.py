@@ -68,7 +68,7 @@ def _draw_distribution(axis: Any, panel: Distribution, colours: Mapping[str, str
     for place, text in panel.marks:
         axis.axvline(place, color="#777777", linestyle="--", linewidth=1)
         axis.annotate(
-            text, (place, 0.985), xycoords=("data", "axes fraction"), xytext=(3, 0), fontsize=8,
+            text, (place, 0.985), xycoords=("data", "axes fraction"), xytext=(-3, 0), ha="right", fontsize=8,
             textcoords="offset points", va="top", color="#555555",
         )  # fmt: skip
     _finish(axis, panel.title, panel.axis, "share (%)")
