@@ -219,15 +219,3 @@ def _final_test(cfg: CfgNode, model: Detector, process: Process, evaluated: bool
 
         results.update(testing.evaluate_sets(cfg, model, process, reconstruct, "_reconstruction"))
     return results
-
-
-def check(cfg: CfgNode, full: bool = False) -> None:
-    """Log every problem of DATASETS.TRAIN and DATASETS.TEST; raises DataError if one stops training.
-
-    ``full`` decodes every image, not a few dozen of each set.
-    """
-    engine.setup_logging(None)
-    problems = data.check_datasets(cfg, full=full)
-    data.log_problems(problems, show=len(problems))
-    data.stop_if_unusable(problems)
-    logger.info("%d problems, none of which stops training", len(problems))

@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "visualization": {"structures", "ops"},
     "engine": {"structures", "ops", "config"},
     "reports": {"config", "data", "engine", "evaluation", "structures", "visualization"},
+    "dataset_tools": {"data", "reports", "visualization", "engine", "structures", "ops", "config"},
 }
 # The only files of these layers that see a configuration; the others get plain values.
 CONFIG_READERS = {
@@ -29,7 +30,7 @@ CONFIG_READERS = {
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
 TOP = ("pipeline", "testing", "description", "prediction", "method_pictures", "demo", "errors")
-OPEN_TO_TOOLS = ("config", "demo", "errors", "pipeline", "prediction", "reports")
+OPEN_TO_TOOLS = ("config", "dataset_tools", "demo", "errors", "pipeline", "prediction", "reports")
 TOOLS_MAY_IMPORT = {f"labelenc.{name}" for name in OPEN_TO_TOOLS}
 
 

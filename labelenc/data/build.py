@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from yacs.config import CfgNode
 
 from labelenc.config import ConfigError, resolve_dataset
 from labelenc.data import voc
-from labelenc.data.annotations import STOPS, Annotations, DataError, Problem
-from labelenc.data.check import check_set
+from labelenc.data.annotations import Annotations, DataError, Problem
+from labelenc.data.check import NamedSet, category_difference, check_sets
 from labelenc.data.coco import CocoDataset, ConcatenatedDataset, Sample
 from labelenc.data.loading import fitting_workers, make_loader
 from labelenc.data.parse import load_coco, read_json
@@ -35,7 +36,7 @@ def read_dataset_info(cfg: CfgNode, names: Sequence[str]) -> DatasetInfo:
         raise ConfigError("no data set is named; write one in DATASETS.TRAIN or DATASETS.TEST")
     sets = [_load(cfg, name).require_sound() for name in names]
     for other in sets[1:]:
-        difference = _category_difference(sets[0], other)
+        difference = category_difference(sets[0], other)
         if difference is not None:
             raise DataError(f"{difference}. Sets used together must have the same categories")
     return DatasetInfo(
@@ -131,26 +132,26 @@ def check_datasets(cfg: CfgNode, full: bool = False, train: bool = True, test: b
         train: look at DATASETS.TRAIN.
         test: look at DATASETS.TEST.
     """
-    names = [(name, True) for name in cfg.DATASETS.TRAIN if train] + [
-        (name, False) for name in cfg.DATASETS.TEST if test and not (train and name in cfg.DATASETS.TRAIN)
-    ]
+    return check_sets(named_sets(cfg, train, test), full)
+
+
+def named_sets(cfg: CfgNode, train: bool = True, test: bool = True) -> list[NamedSet]:
+    """The sets of DATASETS.TRAIN and DATASETS.TEST, each once; nothing is read yet."""
+    names = list(cfg.DATASETS.TRAIN if train else ())
+    names += [name for name in (cfg.DATASETS.TEST if test else ()) if name not in names]
     if not names:
         raise ConfigError("no data set is named; write one in DATASETS.TRAIN or DATASETS.TEST")
-    problems: list[Problem] = []
-    first: Annotations | None = None
-    for name, training in names:
-        try:
-            annotations = _load(cfg, name)
-        except DataError as error:
-            problems.append(Problem(name, "unusable annotations", STOPS, _source_file(cfg, name), str(error)))
-            continue
-        tested = test and name in cfg.DATASETS.TEST
-        problems += check_set(annotations, _image_dir(cfg, name), training, full, tested)
-        first = first or annotations
-        difference = _category_difference(first, annotations)
-        if difference is not None:
-            problems.append(Problem(name, "other categories", STOPS, annotations.source, difference))
-    return problems
+    return [
+        NamedSet(
+            name=name,
+            source=_source_file(cfg, name),
+            image_dir=_image_dir(cfg, name),
+            read=partial(_load, cfg, name),
+            training=train and name in cfg.DATASETS.TRAIN,
+            tested=test and name in cfg.DATASETS.TEST,
+        )
+        for name in names
+    ]
 
 
 def coco_ground_truth(cfg: CfgNode, name: str) -> dict[str, Any]:
@@ -185,19 +186,6 @@ def _annotation_file(cfg: CfgNode, name: str) -> str | None:
 def _source_file(cfg: CfgNode, name: str) -> str:
     source = resolve_dataset(cfg, name)
     return source.annotations or source.images
-
-
-def _category_difference(one: Annotations, other: Annotations) -> str | None:
-    """A sentence on how the categories of two sets differ; None where they are the same."""
-    if one.categories == other.categories:
-        return None
-    only_one = sorted(set(one.categories) - set(other.categories))[:5]
-    only_other = sorted(set(other.categories) - set(one.categories))[:5]
-    return (
-        f"{one.dataset} and {other.dataset} have different categories (id, name): only {one.dataset} "
-        f"({one.source}) has {only_one or 'nothing'}, "
-        f"only {other.dataset} ({other.source}) has {only_other or 'nothing'}"
-    )
 
 
 def _dataset(cfg: CfgNode, name: str, training: bool, rescaled: bool = False) -> CocoDataset:

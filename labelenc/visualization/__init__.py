@@ -10,6 +10,13 @@ from labelenc.visualization.curves import (
     read_metrics,
     run_colours,
 )
+from labelenc.visualization.dataset import (
+    Distribution,
+    contact_sheet,
+    plot_class_shares,
+    plot_distributions,
+    plot_image_sizes,
+)
 from labelenc.visualization.encodings import features_to_images, label_map_image, principal_components
 from labelenc.visualization.evaluation_figures import (
     plot_ap_by_size,
@@ -31,10 +38,12 @@ from labelenc.visualization.method import (
 from labelenc.visualization.score_overlays import plot_calibrations, plot_f1_scores
 
 __all__ = [
+    "Distribution",
     "Panel",
     "Scene",
     "boxes_panel",
     "class_colour",
+    "contact_sheet",
     "distance_panel",
     "draw_boxes",
     "features_to_images",
@@ -45,10 +54,13 @@ __all__ = [
     "plot_ap",
     "plot_ap_by_size",
     "plot_calibrations",
+    "plot_class_shares",
     "plot_confusion",
     "plot_differences",
+    "plot_distributions",
     "plot_errors",
     "plot_f1_scores",
+    "plot_image_sizes",
     "plot_learning_rates",
     "plot_losses",
     "plot_precision_recall",
