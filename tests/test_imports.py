@@ -29,13 +29,8 @@ CONFIG_READERS = {
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
 TOP = ("pipeline", "testing", "description", "prediction", "method_pictures", "demo", "errors")
-TOOLS_MAY_IMPORT = {
-    "labelenc.pipeline",
-    "labelenc.config",
-    "labelenc.demo",
-    "labelenc.errors",
-    "labelenc.reports",
-}
+OPEN_TO_TOOLS = ("config", "demo", "errors", "pipeline", "prediction", "reports")
+TOOLS_MAY_IMPORT = {f"labelenc.{name}" for name in OPEN_TO_TOOLS}
 
 
 def sources(folder: Path) -> list[Path]:
