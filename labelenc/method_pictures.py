@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -115,6 +116,7 @@ def painter(
         with engine.evaluating(model):
             views = [view(model, batch, prepare, cfg.INPUT.TO_BGR255) for batch in batches]
         folder = Path(cfg.OUTPUT_DIR) / FOLDER / f"iteration_{iteration:07d}"
+        _drop_later(folder)
         run = "step1" if isinstance(model, LabelEncStep1) else "step2"
         sheets = write_views(folder, views, info, When(run, iteration, cfg.SOLVER.EMA_DECAY > 0))
         writer.images(iteration, sheets)
@@ -245,6 +247,13 @@ def _features_strip(one: View, name: str, colours: tuple[np.ndarray, np.ndarray]
     )
     title = f"image {one.image_id}, {when}: distance {distance:.3f} at {name}"
     return Strip(strip(title, panels), caption, name)
+
+
+def _drop_later(folder: Path) -> None:
+    """Pictures of iterations that this run has not reached are of one that was lost, as in metrics.jsonl."""
+    for other in folder.parent.glob("iteration_" + 7 * "[0-9]"):
+        if other.name > folder.name:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _write_file(path: Path, content: bytes) -> None:
