@@ -188,17 +188,20 @@ def _read_predictions(cfg: CfgNode, info: DatasetInfo, batch: Batch) -> list[Box
 
 
 def _method_pictures(configs: Mapping[str, CfgNode]) -> list[tuple[bytes, str]]:
-    """What the steps drew of two images: labels once, the finest level before and after training."""
+    """What the steps drew of two images: the labels, then the finest level before and after training."""
     pictures = []
     for run in ("step1", "step2"):
-        folders = sorted((Path(configs[run].OUTPUT_DIR) / method_pictures.FOLDER).glob("iteration_*"))
-        entries = [(folder, json.loads((folder / "pictures.json").read_text())) for folder in folders]
-        images = list(dict.fromkeys(entry["image_id"] for _, listed in entries[:1] for entry in listed))
-        for image_id in images[:SHOWN_METHOD_IMAGES]:
-            for folder, listed in (entries[0], entries[-1]):
-                mine = [entry for entry in listed if entry["image_id"] == image_id]
-                chosen = [entry for entry in mine if entry["level"] is not None][:1]
-                if folder == folders[-1]:
-                    chosen = [entry for entry in mine if entry["kind"] == "labels"] + chosen
-                pictures += [((folder / entry["file"]).read_bytes(), entry["caption"]) for entry in chosen]
+        root = Path(configs[run].OUTPUT_DIR) / method_pictures.FOLDER
+        lists = sorted(root.glob("iteration_*/pictures.json"))
+        drawn = [
+            {**entry, "path": path.with_name(entry["file"])}
+            # The last picture of the labels shows what the trained model finds.
+            for path in lists[-1:] + lists[:1] + lists[-1:]
+            for entry in json.loads(path.read_text(encoding="utf-8"))
+        ]
+        for image_id in list(dict.fromkeys(entry["image_id"] for entry in drawn))[:SHOWN_METHOD_IMAGES]:
+            mine = [entry for entry in drawn if entry["image_id"] == image_id]
+            labels = [entry for entry in mine if entry["kind"] == "labels"]
+            levels = [entry for entry in mine if entry["level"] == method_pictures.SHOWN_LEVELS[0]]
+            pictures += [(entry["path"].read_bytes(), entry["caption"]) for entry in labels[:1] + levels[-2:]]
     return pictures

@@ -64,15 +64,16 @@ class View:
 
 @dataclass(frozen=True)
 class When:
-    """Which weights are seen; as text, for captions."""
+    """Which weights are seen; as text, for titles and captions. ``run`` is "step1" or "step2"."""
 
     run: str
     iteration: int
     averaged: bool
 
     def __str__(self) -> str:
+        step = "step 1" if self.run == "step1" else "step 2"
         passed = f"after {self.iteration} iterations" if self.iteration else "before training"
-        return passed + (", averaged weights" if self.averaged and self.iteration else "")
+        return f"{step} {passed}" + (", averaged weights" if self.averaged and self.iteration else "")
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def view(model: StepModel, batch: Batch, prepare: Callable[[ImageBatch], ImageBa
         distance = (adapted - encoding).square().mean(dim=1)[0].cpu()
         name = f"P{number}"
         if name in SHOWN_LEVELS:
-            levels[name] = Level(adapted[0].cpu(), encoding[0].cpu(), distance)
+            levels[name] = Level(_finite(adapted[0]), _finite(encoding[0]), distance)
         distances[name] = float(distance.mean())
         total += float(distance.sum())
     cells = sum(feature.shape[-2] * feature.shape[-1] for feature in features)
@@ -166,6 +167,11 @@ def view(model: StepModel, batch: Batch, prepare: Callable[[ImageBatch], ImageBa
     )
 
 
+def _finite(level: Tensor) -> Tensor:
+    # Untrained or diverging networks may overflow, and colours of nothing are no reason to end a run.
+    return level.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).cpu()
+
+
 def write_views(folder: Path, views: Sequence[View], info: DatasetInfo, when: When) -> dict[str, np.ndarray]:
     """Write the strips of all views, and the lists of them; gives a sheet of the strips of each image."""
     pictures: list[dict[str, Any]] = []
@@ -182,11 +188,11 @@ def write_views(folder: Path, views: Sequence[View], info: DatasetInfo, when: Wh
             pictures.append({**entry, "level": found.level, "kind": kind})
         sheets[f"{FOLDER}/image_{one.image_id}"] = np.concatenate([found.picture for found in strips])
     distances = [
-        {"image_id": one.image_id, "level": level, "distance": distance}
+        {"image_id": one.image_id, "level": level, "distance": _number(distance)}
         for one in views
         for level, distance in one.distances.items()
     ]
-    mean = {str(one.image_id): one.mean_distance for one in views}
+    mean = {str(one.image_id): _number(one.mean_distance) for one in views}
     summary = {"iteration": when.iteration, "run": when.run, "dataset": info.name}
     _write_json(folder / "summary.json", {**summary, "distances": distances, "mean": mean})
     # The last: who finds it finds everything that it lists.
@@ -258,6 +264,10 @@ def _drop_later(folder: Path) -> None:
 
 def _write_file(path: Path, content: bytes) -> None:
     engine.replace_file(path, lambda stream: stream.write(content))
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _write_json(path: Path, content: Any) -> None:

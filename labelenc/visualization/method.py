@@ -84,8 +84,11 @@ def map_panel(scene: Scene, colours: np.ndarray, caption: str) -> Panel:
 
 
 def distance_panel(scene: Scene, distance: Tensor, caption: str) -> Panel:
-    """What each position (h, w) of a level contributes to the distance, 0 to 4, in colours of its root."""
-    values = distance.detach().cpu().float().clamp(0, _FARTHEST).numpy()
+    """What each position (h, w) of a level contributes to the distance, 0 to 4, in colours of its root.
+
+    What is no number is drawn as 4.
+    """
+    values = distance.detach().cpu().float().nan_to_num(nan=_FARTHEST).clamp(0, _FARTHEST).numpy()
     picture = _with_frames(scene, _aligned(scene, _heat(values)))
     return Panel(picture, caption, with_distance_bar=True)
 

@@ -77,6 +77,17 @@ def test_the_models_modes_and_gradients_stay(tiny_cfg, tmp_path) -> None:
     assert all((parameter.grad == 1).all() for parameter in model.parameters())
 
 
+def test_overflowing_features_end_no_run(tiny_cfg, tmp_path) -> None:
+    cfg = tiny_cfg(*CLASSES, "TEST.METHOD_IMAGES", 1)
+    model = LabelEncStep2(cfg)
+    for part in (model.feature_adapt, model.label_encoding_function):
+        torch.nn.init.constant_(next(part.parameters()), torch.inf)
+    with engine.MetricsWriter(tmp_path, 0, 1) as writer:
+        method_pictures.painter(cfg, model, partial(pipeline.prepare, cfg), writer, test=True)(0)
+    [summary] = (tmp_path / "run/method").glob("*/summary.json")
+    assert set(json.loads(summary.read_text())["mean"].values()) == {None}
+
+
 @pytest.fixture(scope="module")
 def painted(tiny_root, tmp_path_factory):
     """The folders of step 1 and step 2, trained with pictures, averaged weights and evaluations."""
