@@ -17,10 +17,10 @@ import numpy as np
 from torch import Tensor
 from yacs.config import CfgNode
 
-from labelenc import data, engine, ops, visualization
+from labelenc import data, engine, ops, testing, visualization
 from labelenc.engine import MetricsWriter
 from labelenc.modeling import Detector
-from labelenc.structures import Batch, BoxList, DatasetInfo, ImageBatch
+from labelenc.structures import Batch, BoxList, DatasetInfo
 from labelenc.supervision import LabelEncStep1, LabelEncStep2, compared_levels
 from labelenc.visualization import Scene, boxes_panel, distance_panel, label_map_panel, map_panel, strip
 
@@ -85,13 +85,7 @@ class Strip:
     level: str | None
 
 
-def painter(
-    cfg: CfgNode,
-    model: Detector,
-    prepare: Callable[[ImageBatch], ImageBatch],
-    writer: MetricsWriter,
-    test: bool,
-) -> Callable[[int], None] | None:
+def painter(cfg: CfgNode, model: Detector, writer: MetricsWriter, test: bool) -> Callable[[int], None] | None:
     """``paint(updates done)`` for a run of step 1 or 2; None where TEST.METHOD_IMAGES or the model has none.
 
     Call it on all processes; rank 0 draws, the others wait. It writes the folder ``method/iteration_<n>`` of
@@ -101,7 +95,6 @@ def painter(
     Args:
         cfg: of the run, with the classes of the data.
         model: as it is trained.
-        prepare: gives the model's input.
         writer: receives the pictures for TensorBoard.
         test: choose the images from DATASETS.TEST, not DATASETS.TRAIN.
     """
@@ -115,7 +108,7 @@ def painter(
             examples.append(data.read_examples(cfg, names, cfg.TEST.METHOD_IMAGES))
         [(info, batches)] = examples
         with engine.evaluating(model):
-            views = [view(model, batch, prepare, cfg.INPUT.TO_BGR255) for batch in batches]
+            views = [view(cfg, model, batch) for batch in batches]
         folder = Path(cfg.OUTPUT_DIR) / FOLDER / f"iteration_{iteration:07d}"
         _drop_later(folder)
         run = "step1" if isinstance(model, LabelEncStep1) else "step2"
@@ -127,10 +120,10 @@ def painter(
     return lambda iteration: engine.on_main(partial(paint, iteration))
 
 
-def view(model: StepModel, batch: Batch, prepare: Callable[[ImageBatch], ImageBatch], bgr: bool) -> View:
+def view(cfg: CfgNode, model: StepModel, batch: Batch) -> View:
     """See one image, the only one of ``batch`` (uint8, on the CPU), with a model in eval mode."""
     device = next(model.parameters()).device
-    images, target = prepare(batch.images.to(device)), batch.targets[0].to(device)
+    images, target = testing.prepare(cfg, batch.images.to(device)), batch.targets[0].to(device)
     height, width = images.tensors.shape[-2:]
     features = model.backbone(images.tensors)
     encodings = model.label_encoding_function([target], (height, width))
@@ -152,7 +145,7 @@ def view(model: StepModel, batch: Batch, prepare: Callable[[ImageBatch], ImageBa
     )
     rows, columns = images.image_sizes[0]
     pixels = batch.images.tensors[0, :, :rows, :columns].permute(1, 2, 0).numpy()
-    pixels = np.ascontiguousarray(pixels if bgr else pixels[..., ::-1])
+    pixels = np.ascontiguousarray(pixels if cfg.INPUT.TO_BGR255 else pixels[..., ::-1])
     found = found.to("cpu")
     scene = Scene(pixels, batch.targets[0], (width, height))
     return View(

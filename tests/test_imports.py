@@ -27,8 +27,8 @@ CONFIG_READERS = {
     "supervision": {"build.py", "step1.py", "step2.py"},
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
-TOP = ("pipeline", "demo", "errors", "method_pictures")
-TOOLS_MAY_IMPORT = {"labelenc.pipeline", "labelenc.config", "labelenc.demo", "labelenc.errors"}
+TOP = ("pipeline", "testing", "description", "prediction", "demo", "errors", "method_pictures")
+TOOLS_MAY_IMPORT = {f"labelenc.{name}" for name in ("config", "demo", "errors", "pipeline", "prediction")}
 
 
 def sources(folder: Path) -> list[Path]:
