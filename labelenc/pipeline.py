@@ -6,7 +6,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,7 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
                 checkpointer=checkpointer,
                 writer=writer,
                 evaluate=(lambda _: testing.evaluate_sets(cfg, model, process)) if tests else None,
-                show=method_pictures.painter(cfg, model, partial(testing.prepare, cfg), writer, tests),
+                show=method_pictures.painter(cfg, model, writer, tests),
                 no_sync=parallel.no_sync,
             )
             with engine.average_in_use(state.average):
