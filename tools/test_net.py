@@ -1,15 +1,27 @@
 """Evaluate a checkpoint: COCO AP, predictions.json and results.json per data set."""
 
+import argparse
+
 from labelenc.config import parse_tool, tool_parser
+
+EXAMPLE = """\
+python tools/test_net.py --config-file configs/retinanet/retinanet_R-50-FPN_1x.yaml \\
+  MODEL.WEIGHT exps/step2/model_final.pth OUTPUT_DIR exps/test"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments; a test reads the documented commands with it."""
+    arguments = tool_parser(
+        "Evaluate a baseline, step-1 or step-2 checkpoint on DATASETS.TEST. The weights are MODEL.WEIGHT, or "
+        "the newest checkpoint in OUTPUT_DIR where MODEL.WEIGHT is empty or a catalog:// name. Results go to "
+        "OUTPUT_DIR/inference/<data set>/.",
+        EXAMPLE,
+    )
+    return arguments
 
 
 def main() -> None:
-    parser = tool_parser(
-        "Evaluate a baseline, step-1 or step-2 checkpoint on DATASETS.TEST. The weights are MODEL.WEIGHT, or "
-        "the newest checkpoint in OUTPUT_DIR where MODEL.WEIGHT is empty or a catalog:// name. Results go to "
-        "OUTPUT_DIR/inference/<data set>/."
-    )
-    _, cfg = parse_tool(parser)
+    _, cfg = parse_tool(parser())
     # After parsing, so that --help and mistakes answer at once.
     from labelenc import errors, pipeline
 

@@ -19,11 +19,14 @@ labelenc/config/defaults.py lists every key. Several processes:
 """
 
 
-def tool_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with ``--config-file`` and the trailing ``KEY VALUE`` pairs; tools may add their own."""
+def tool_parser(description: str, example: str = "") -> argparse.ArgumentParser:
+    """A parser with ``--config-file`` and the trailing ``KEY VALUE`` pairs; tools may add their own.
+
+    ``example`` is a command line, which ends the help.
+    """
     parser = argparse.ArgumentParser(
         description=textwrap.fill(description, 100),
-        epilog=EPILOG,
+        epilog=EPILOG + (f"Example:\n{textwrap.indent(example, '  ')}\n" if example else ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="yaml file, see configs/")
