@@ -11,13 +11,12 @@ python tools/test_net.py --config-file configs/retinanet/retinanet_R-50-FPN_1x.y
 
 def parser() -> argparse.ArgumentParser:
     """The arguments; a test reads the documented commands with it."""
-    arguments = tool_parser(
+    return tool_parser(
         "Evaluate a baseline, step-1 or step-2 checkpoint on DATASETS.TEST. The weights are MODEL.WEIGHT, or "
         "the newest checkpoint in OUTPUT_DIR where MODEL.WEIGHT is empty or a catalog:// name. Results go to "
         "OUTPUT_DIR/inference/<data set>/.",
         EXAMPLE,
     )
-    return arguments
 
 
 def main() -> None:
