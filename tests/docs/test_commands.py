@@ -50,8 +50,10 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def lines_of(shell: str) -> Iterator[list[str]]:
-    """The words of each simple command; what follows a pipe, ``;`` or ``&&`` is a command of its own."""
+    """The words of each command that names a tool or copies; ``|``, ``;`` and ``&&`` separate commands."""
     for line in shell.replace("\\\n", " ").splitlines():
+        if "tools/" not in line and not line.startswith("cp "):
+            continue
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
         lexer.whitespace_split = True
         words: list[str] = []
@@ -98,6 +100,7 @@ def parser_of(tool: str) -> argparse.ArgumentParser:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    assert hasattr(module, "parser"), f"{tool} has no function parser() that returns its ArgumentParser"
     return module.parser()
 
 
@@ -118,7 +121,7 @@ def parsed(command: Command) -> argparse.Namespace | None:
 def check(command: Command, copies: dict[str, str]) -> None:
     """AssertionError unless the command's launcher, tool and configuration take its words."""
     args = parsed(command)
-    opts = getattr(args, "opts", None) or []
+    opts = getattr(args, "opts", None) or getattr(args, "set", None) or []
     late = [word for word in opts if word.startswith("--")]
     assert not late, f"{command}: {late[0]} stands behind the KEY VALUE pairs"
     if hasattr(args, "config_file"):
@@ -188,7 +191,7 @@ def test_lines_are_read_as_a_shell_reads_them():
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.name)
 def test_help_ends_with_an_example_that_works(tool):
     epilog = parser_of(f"tools/{tool.name}").epilog or ""
-    examples = tool_commands(f"{tool.name} --help", epilog.replace("…", ""))
+    examples = tool_commands(f"{tool.name} --help", epilog)
     assert examples, "no line of the epilog starts a tool"
     for command in examples:
         check(command, copied_configs())
