@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from labelenc import data, engine, evaluation, ops, pipeline, visualization
+from labelenc import data, engine, evaluation, ops, pipeline, testing, visualization
 from labelenc.config import ConfigError, load_config, with_num_classes
 from labelenc.evaluation import CocoSummary, RunResult
 from labelenc.structures import Batch, BoxList, DatasetInfo, ImageBatch
@@ -196,7 +196,7 @@ def _encoding_pictures(cfg: CfgNode, info: DatasetInfo, batch: Batch) -> list[tu
     model = LabelEncStep1(cfg).eval()
     saved = engine.load_file(Path(cfg.OUTPUT_DIR) / "model_final.pth")
     model.load_state_dict(saved["model_ema"] or saved["model"])
-    images = pipeline.prepare(cfg, batch.images)
+    images = testing.prepare(cfg, batch.images)
     size = images.tensors.shape[-2:]
     labels = [target.get_field("labels") for target in batch.targets]
     maps = ops.label_map([target.bbox for target in batch.targets], labels, info.num_classes, *size)

@@ -27,7 +27,7 @@ CONFIG_READERS = {
     "supervision": {"build.py", "step1.py", "step2.py"},
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
-TOP = ("pipeline", "demo", "errors")
+TOP = ("pipeline", "testing", "description", "prediction", "demo", "errors")
 TOOLS_MAY_IMPORT = {"labelenc.pipeline", "labelenc.config", "labelenc.demo", "labelenc.errors"}
 
 

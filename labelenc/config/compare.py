@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,25 @@ def changed_keys(written: Path, cfg: CfgNode) -> list[str]:
             "the number (SOLVER.ACCUMULATION_STEPS makes it fit into memory) or choose another OUTPUT_DIR"
         )
     return [
-        f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
+        _difference(key, old, new)
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-        and not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+        if old.get(key) != new.get(key) and not _below(key, FREE_KEYS)
     ]
+
+
+def differing_keys(text: str, cfg: CfgNode, keys: Sequence[str]) -> list[str]:
+    """``KEY was A, is B`` for those of ``keys``, or below them, in which ``cfg`` differs from the
+    configuration written out as the yaml ``text``. What the text does not have does not differ."""
+    old, new = dict(_flat(yaml.safe_load(text))), dict(_flat(yaml.safe_load(cfg.dump())))
+    return [_difference(key, old, new) for key in old if _below(key, keys) and old[key] != new.get(key)]
+
+
+def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    return f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
+
+
+def _below(key: str, groups: Sequence[str]) -> bool:
+    return any(key == group or key.startswith(f"{group}.") for group in groups)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from labelenc.engine.distributed import (
 from labelenc.engine.download import DownloadError, fetch_weight
 from labelenc.engine.execution import compile_parts, place
 from labelenc.engine.faults import FaultError, explained_faults
-from labelenc.engine.files import CheckpointError, load_file, replace_file, save_atomic
+from labelenc.engine.files import DESCRIPTION, CheckpointError, load_file, replace_file, save_atomic
 from labelenc.engine.inference import run_inference
 from labelenc.engine.logging import MetricsWriter, setup_logging
 from labelenc.engine.loop import make_scaler, train
@@ -25,6 +25,7 @@ from labelenc.engine.signals import Interrupted
 from labelenc.engine.update import TrainingError
 
 __all__ = [
+    "DESCRIPTION",
     "CheckpointError",
     "Checkpointer",
     "DownloadError",
