@@ -23,8 +23,10 @@ from pathlib import Path
 import pytest
 import yaml
 from torch.distributed.run import get_args_parser
+from yacs.config import CfgNode
 
 from labelenc.config import ConfigError, load_config, resolve_dataset
+from labelenc.config.defaults import default_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "INSTALL.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -211,6 +213,24 @@ def test_mentioned_files_exist(page):
         copied_configs()
     )
     assert not sorted(name for name in named if not (ROOT / name).is_file())
+
+
+def known_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all keys and of all groups of keys."""
+    for name, value in node.items():
+        yield prefix + name
+        if isinstance(value, CfgNode):
+            yield from known_keys(value, f"{prefix}{name}.")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_mentioned_keys_exist(page):
+    known = set(known_keys(default_config()))
+    groups = "|".join(sorted({key.split(".")[0] for key in known if "." in key}))
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(rf"\b(?:{groups})(?:\.[A-Z][A-Z0-9_]*)+\b", text)) - {"SOLVER.BASELR"}
+    assert len(known) > 100
+    assert not sorted(named - known)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
