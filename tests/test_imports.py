@@ -28,7 +28,7 @@ CONFIG_READERS = {
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
 TOP = ("pipeline", "testing", "description", "prediction", "demo", "errors")
-TOOLS_MAY_IMPORT = {"labelenc.pipeline", "labelenc.config", "labelenc.demo", "labelenc.errors"}
+TOOLS_MAY_IMPORT = {f"labelenc.{name}" for name in ("config", "demo", "errors", "pipeline", "prediction")}
 
 
 def sources(folder: Path) -> list[Path]:
