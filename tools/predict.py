@@ -43,13 +43,9 @@ def main() -> None:
     # After parsing, so that --help and mistakes answer at once.
     from labelenc import errors, prediction
 
+    pictures, limit = not args.no_pictures, args.max_frames
     settings = prediction.Settings(
-        args.score_threshold,
-        args.batch_size,
-        not args.no_pictures,
-        args.recursive,
-        args.every,
-        args.max_frames,
+        args.score_threshold, args.batch_size, pictures, args.recursive, args.every, limit
     )
     with errors.readable_errors():
         prediction.predict_files(
