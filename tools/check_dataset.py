@@ -5,7 +5,7 @@ import argparse
 from labelenc.config import parse_tool, tool_parser
 
 EXAMPLES = """\
-python tools/check_dataset.py --output exps/check --config-file my.yaml
+python tools/check_dataset.py --output exps/check --config-file my_config.yaml
 python tools/check_dataset.py --output exps/check --images data/images --annotations data/train.json
 python tools/check_dataset.py --full --voc data/VOC2012 --split train"""
 
