@@ -149,9 +149,9 @@ def _start(
             path = engine.fetch_weight(cfg.MODEL.WEIGHT)
             load_weights(model, engine.load_file(path), path, inputs=cfg.INPUT)
         if recipe.label_encoding is not None:
-            supervision.load_label_encoding(
-                model, engine.load_file(recipe.label_encoding), recipe.label_encoding
-            )
+            encoder_only = not cfg.MODEL.LABELENC.START_FROM_STEP1
+            content = engine.load_file(recipe.label_encoding)
+            supervision.load_label_encoding(model, content, recipe.label_encoding, encoder_only)
     if cfg.MODEL.USE_SYNCBN and process.world_size > 1:
         synchronise_batch_norm(model)
     engine.place(model, process.device, cfg.DTYPE)
