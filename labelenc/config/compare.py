@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ FREE_KEYS = (
 )
 
 
-def changed_keys(written: Path, cfg: CfgNode) -> list[str]:
+def changed_keys(written: Path, cfg: CfgNode, held: Sequence[str] = ()) -> list[str]:
     """``KEY was A, is B`` for the keys in which ``cfg`` differs from a ``config.yml`` written earlier.
 
-    Keys that may change freely are left out; without a readable file the list is empty.
+    Keys that may change freely are left out, except those of ``held`` (keys or groups); without a readable
+    file the list is empty.
 
     Raises:
         ConfigError: the number of images per update differs, so the updates done count for something else.
@@ -51,9 +52,12 @@ def changed_keys(written: Path, cfg: CfgNode) -> list[str]:
     return [
         f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-        and not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+        if old.get(key) != new.get(key) and (_among(key, held) or not _among(key, FREE_KEYS))
     ]
+
+
+def _among(key: str, keys: Sequence[str]) -> bool:
+    return any(key == each or key.startswith(f"{each}.") for each in keys)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
