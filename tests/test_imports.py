@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"structures", "ops"},
     "visualization": {"structures", "ops"},
     "engine": {"structures", "ops", "config"},
+    "study": {"config", "data"},
 }
 # The only files of these layers that see a configuration; the others get plain values.
 CONFIG_READERS = {
@@ -28,7 +29,13 @@ CONFIG_READERS = {
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
 TOP = ("pipeline", "demo", "errors")
-TOOLS_MAY_IMPORT = {"labelenc.pipeline", "labelenc.config", "labelenc.demo", "labelenc.errors"}
+TOOLS_MAY_IMPORT = {
+    "labelenc.pipeline",
+    "labelenc.config",
+    "labelenc.demo",
+    "labelenc.errors",
+    "labelenc.study",
+}
 
 
 def sources(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 import labelenc
-from labelenc.config import with_values
+from labelenc.config import load_config, with_values
 
 TOOLS = {
     "baseline": "train_net.py",
@@ -23,6 +23,7 @@ TOOLS = {
 # What step 1 hands over, in its folder.
 LABEL_ENCODING_FILE = "label_encoding_function.pth"
 COMPARISON = "comparison"
+_SCALED_ONCE = ("BASE_LR", "AUTO_SCALE", "REFERENCE_IMS_PER_BATCH")
 
 
 class StudyError(ValueError):
@@ -110,7 +111,8 @@ def plan_study(
     stages.append(stage("step2", "step 2", "step2", {}))
     if equal_budget:
         title = "baseline, iterations of both steps"
-        stages.append(stage("baseline_equal_budget", title, "baseline", _both_steps(cfg)))
+        as_written = load_config(config_file, [*opts, "SOLVER.AUTO_SCALE", "False"])
+        stages.append(stage("baseline_equal_budget", title, "baseline", _both_steps(cfg, as_written)))
     if controls:
         key = "MODEL.LABELENC."
         no_loss, no_start = {f"{key}AUXILIARY_LOSS_ITERS": 0}, {f"{key}START_FROM_STEP1": False}
@@ -150,14 +152,15 @@ def _without_output_dir(opts: Sequence[str]) -> list[str]:
     return [word for key, value in pairs if key != "OUTPUT_DIR" for word in (key, value)]
 
 
-def _both_steps(cfg: CfgNode) -> dict[str, Any]:
+def _both_steps(cfg: CfgNode, as_written: CfgNode) -> dict[str, Any]:
     """The schedule of a baseline that has the iterations of step 1 and step 2 together."""
     old = cfg.SOLVER.MAX_ITER
     new = 2 * old + cfg.MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS
-    return {
+    values = {
         "SOLVER.MAX_ITER": new,
         "SOLVER.STEPS": tuple(round(step * new / old) for step in cfg.SOLVER.STEPS),
-        # The numbers are scaled already where the config asks for it, and must not be once more.
-        "SOLVER.AUTO_SCALE": False,
-        "SOLVER.BASE_LR": cfg.SOLVER.BASE_LR,
     }
+    if cfg.SOLVER != as_written.SOLVER:
+        # SOLVER.AUTO_SCALE has scaled these numbers already, and must not do it once more.
+        values |= {f"SOLVER.{key}": cfg.SOLVER[key] for key in _SCALED_ONCE}
+    return values

@@ -89,8 +89,8 @@ def objections(stages: Sequence[Stage]) -> list[str]:
 
 
 def _orphans(stages: Sequence[Stage]) -> list[str]:
-    """Step-2 runs that were begun from a step 1 that is there no more."""
-    if any(stage.kind == "step1" and is_finished(stage) for stage in stages):
+    """Step-2 runs that were begun from a step 1 that is there no more; not where that has changed."""
+    if any(stage.kind == "step1" and (is_finished(stage) or _changes(stage)) for stage in stages):
         return []
     return [
         f"{stage.folder} was begun with another step 1, for {stage.folder.parent / 'step1'} is not finished. "
