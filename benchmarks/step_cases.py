@@ -22,7 +22,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from yacs.config import CfgNode
 
-from labelenc import engine, ops, pipeline
+from labelenc import engine, ops, testing
 from labelenc.config import load_config
 from labelenc.modeling import Detector, build_detector
 from labelenc.structures import BoxList, ImageBatch
@@ -167,4 +167,4 @@ def torchvision_inputs(scene: Scene, device: str) -> tuple:
 def our_inputs(cfg: CfgNode, scene: Scene, device: str) -> tuple:
     images = ImageBatch.from_tensors(scene.images, DIVISIBILITY).to(device, non_blocking=True)
     targets = [target.to(device, non_blocking=True) for target in scene.targets]
-    return pipeline.prepare(cfg, images), targets
+    return testing.prepare(cfg, images), targets

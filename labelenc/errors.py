@@ -13,6 +13,8 @@ from labelenc.data import DataError
 from labelenc.engine import CheckpointError, FaultError, Interrupted, TrainingError
 from labelenc.evaluation import EvaluationError
 from labelenc.modeling.backbone.pretrained import WeightsError
+from labelenc.prediction import PredictionError
+from labelenc.reports import ReportError
 from labelenc.supervision import HandoverError
 
 USER_ERRORS = (
@@ -22,6 +24,8 @@ USER_ERRORS = (
     EvaluationError,
     FaultError,
     HandoverError,
+    ReportError,
+    PredictionError,
     TrainingError,
     WeightsError,
 )

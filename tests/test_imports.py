@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"structures", "ops"},
     "visualization": {"structures", "ops"},
     "engine": {"structures", "ops", "config"},
+    "reports": {"config", "data", "engine", "evaluation", "structures", "visualization"},
     "study": {"config", "data"},
 }
 # The only files of these layers that see a configuration; the others get plain values.
@@ -28,12 +29,13 @@ CONFIG_READERS = {
     "supervision": {"build.py", "step1.py", "step2.py"},
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
-TOP = ("pipeline", "demo", "errors")
+TOP = ("pipeline", "testing", "description", "prediction", "demo", "errors")
 TOOLS_MAY_IMPORT = {
     "labelenc.pipeline",
     "labelenc.config",
     "labelenc.demo",
     "labelenc.errors",
+    "labelenc.reports",
     "labelenc.study",
 }
 

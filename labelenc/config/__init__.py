@@ -2,17 +2,27 @@
 
 from labelenc.config.catalog import DatasetSource, WeightSource, resolve_dataset, resolve_weight
 from labelenc.config.command_line import parse_tool, tool_parser
-from labelenc.config.compare import changed_keys
+from labelenc.config.compare import all_differences, changed_keys, differing_keys
 from labelenc.config.errors import ConfigError
 from labelenc.config.linear_rule import linear_rule_advice
-from labelenc.config.load import detector_kind, load_config, num_classes, with_num_classes, with_values
+from labelenc.config.load import (
+    config_from_text,
+    detector_kind,
+    load_config,
+    num_classes,
+    with_num_classes,
+    with_values,
+)
 
 __all__ = [
     "ConfigError",
     "DatasetSource",
     "WeightSource",
+    "all_differences",
     "changed_keys",
+    "config_from_text",
     "detector_kind",
+    "differing_keys",
     "linear_rule_advice",
     "load_config",
     "num_classes",

@@ -19,14 +19,16 @@ labelenc/config/defaults.py lists every key. Several processes:
 """
 
 
-def tool_parser(description: str) -> argparse.ArgumentParser:
+def tool_parser(description: str, needs_config: bool = True) -> argparse.ArgumentParser:
     """A parser with ``--config-file`` and the trailing ``KEY VALUE`` pairs; tools may add their own."""
     parser = argparse.ArgumentParser(
         description=textwrap.fill(description, 100),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="yaml file, see configs/")
+    parser.add_argument(
+        "--config-file", required=needs_config, metavar="FILE", help="yaml file, see configs/"
+    )
     # Set by torch.distributed.launch, in the spelling of the PyTorch version.
     parser.add_argument("--local-rank", "--local_rank", type=int, default=None, help=argparse.SUPPRESS)
     parser.add_argument(
@@ -37,14 +39,19 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
 
 def parse_tool(
     parser: argparse.ArgumentParser, words: list[str] | None = None
-) -> tuple[argparse.Namespace, CfgNode]:
-    """Arguments and configuration; a wrong configuration ends the program with one message."""
+) -> tuple[argparse.Namespace, CfgNode | None]:
+    """Arguments and configuration; a wrong configuration ends the program with one message.
+
+    Without ``--config-file``, where the tool can do without, there is no configuration.
+    """
     args = parser.parse_args(words)
     late = [word for word in args.opts if word.startswith("--")]
     if late:
         parser.error(f"{late[0]} must stand before the KEY VALUE pairs")
     if args.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    if args.config_file is None:
+        return args, None
     try:
         return args, load_config(args.config_file, args.opts)
     except ConfigError as error:

@@ -1,8 +1,8 @@
-"""What a resumed run changes of the configuration that it was started with."""
+"""In what two configurations differ, and what a resumed run changes of the one it was started with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,31 @@ def changed_keys(written: Path, cfg: CfgNode, held: Sequence[str] = ()) -> list[
             "the number (SOLVER.ACCUMULATION_STEPS makes it fit into memory) or choose another OUTPUT_DIR"
         )
     return [
-        f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
+        _difference(key, old, new)
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and (_among(key, held) or not _among(key, FREE_KEYS))
+        if old.get(key) != new.get(key) and (_below(key, held) or not _below(key, FREE_KEYS))
     ]
 
 
-def _among(key: str, keys: Sequence[str]) -> bool:
-    return any(key == each or key.startswith(f"{each}.") for each in keys)
+def all_differences(one: CfgNode, other: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> its values in ``one`` and in ``other`` where these differ, None where a key is absent."""
+    a, b = (dict(_flat(yaml.safe_load(cfg.dump()))) for cfg in (one, other))
+    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
+
+
+def differing_keys(text: str, cfg: CfgNode, keys: Sequence[str]) -> list[str]:
+    """``KEY was A, is B`` for those of ``keys``, or below them, in which ``cfg`` differs from the
+    configuration written out as the yaml ``text``. What the text does not have does not differ."""
+    old, new = dict(_flat(yaml.safe_load(text))), dict(_flat(yaml.safe_load(cfg.dump())))
+    return [_difference(key, old, new) for key in old if _below(key, keys) and old[key] != new.get(key)]
+
+
+def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    return f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
+
+
+def _below(key: str, groups: Sequence[str]) -> bool:
+    return any(key == group or key.startswith(f"{group}.") for group in groups)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -360,6 +360,8 @@ def _test() -> CN:
             DETECTIONS_PER_IMG=100,
             # New: iterations between evaluations while training; 0 evaluates at the end only.
             EVAL_PERIOD=0,
+            # New: write OUTPUT_DIR/report/index.html after the final evaluation.
+            REPORT=True,
         )
     )
     # Test-time augmentation: besides the image at INPUT.MIN_SIZE_TEST, its mirror image (H_FLIP), the image

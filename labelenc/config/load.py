@@ -16,7 +16,7 @@ from labelenc.config.checks import check_config
 from labelenc.config.defaults import default_config
 from labelenc.config.errors import ConfigError
 from labelenc.config.linear_rule import auto_scaled
-from labelenc.config.yaml_files import leaves, with_bases
+from labelenc.config.yaml_files import leaves, parse_yaml, with_bases
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +47,20 @@ def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = ())
         ConfigError: an unreadable file, an unknown key (the nearest known one is named), a value of the
             wrong type, or a combination that cannot work.
     """
+    sources = [] if path is None else with_bases(Path(path))
+    return _merged([(tree, f"in {source}") for source, tree in sources], opts)
+
+
+def config_from_text(text: str, source: str, opts: Sequence[str] = ()) -> CfgNode:
+    """As `load_config`, from the yaml text of a whole configuration that a file called ``source`` holds."""
+    return _merged([(parse_yaml(text, f"the configuration in {source}"), f"in {source}")], opts)
+
+
+def _merged(trees: Iterable[tuple[dict, str]], opts: Sequence[str]) -> CfgNode:
     cfg = default_config()
     explicit: set[str] = set()
-    if path is not None:
-        for source, tree in with_bases(Path(path)):
-            explicit |= _merge(cfg, leaves(tree), where=f"in {source}")
+    for tree, where in trees:
+        explicit |= _merge(cfg, leaves(tree), where)
     if len(opts) % 2:
         raise ConfigError(
             f"overrides come in pairs KEY VALUE, but {len(opts)} words were given; the last is {opts[-1]!r}"

@@ -30,19 +30,26 @@ def with_bases(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path,
 
 
 def _read_yaml(path: Path) -> dict:
+    name = f"config file {path}"
     try:
-        with path.open(encoding="utf-8") as stream:
-            content = yaml.safe_load(stream)
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"config file {path} does not exist") from None
+        raise ConfigError(f"{name} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path} cannot be read: {error}") from None
+        raise ConfigError(f"{name} cannot be read: {error}") from None
+    return parse_yaml(text, name)
+
+
+def parse_yaml(text: str, name: str) -> dict:
+    """The mapping that a yaml text holds; ConfigError, beginning with ``name``, if it holds anything else."""
+    try:
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"config file {path} is not valid yaml: {error}") from None
+        raise ConfigError(f"{name} is not valid yaml: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"config file {path} must hold KEY: value lines, not a {type(content).__name__}")
+        raise ConfigError(f"{name} must hold KEY: value lines, not a {type(content).__name__}")
     return content
 
 

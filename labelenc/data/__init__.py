@@ -2,8 +2,11 @@
 
 from labelenc.data.annotations import Annotations, DataError, Problem
 from labelenc.data.build import (
+    build_rescaling,
+    build_test_dataset,
     build_test_loaders,
     build_train_loader,
+    build_transform,
     check_datasets,
     coco_ground_truth,
     read_dataset_info,
@@ -12,6 +15,7 @@ from labelenc.data.check import log_problems, stop_if_unusable
 from labelenc.data.coco import CocoDataset, Sample
 from labelenc.data.samplers import Draw
 from labelenc.data.shapes import generate_shapes
+from labelenc.data.transforms import Transform
 
 __all__ = [
     "Annotations",
@@ -20,8 +24,12 @@ __all__ = [
     "Draw",
     "Problem",
     "Sample",
+    "Transform",
+    "build_rescaling",
+    "build_test_dataset",
     "build_test_loaders",
     "build_train_loader",
+    "build_transform",
     "check_datasets",
     "coco_ground_truth",
     "generate_shapes",

@@ -91,6 +91,11 @@ def build_test_loaders(
     return loaders
 
 
+def build_test_dataset(cfg: CfgNode, name: str) -> CocoDataset:
+    """The images of one set, at the size for testing; every image is in it."""
+    return _dataset(cfg, name, training=False)
+
+
 def check_datasets(cfg: CfgNode, full: bool = False, train: bool = True, test: bool = True) -> list[Problem]:
     """All problems of the sets in DATASETS.TRAIN and DATASETS.TEST; see `stop_if_unusable`.
 
@@ -172,14 +177,15 @@ def _dataset(cfg: CfgNode, name: str, training: bool, rescaled: bool = False) ->
     return CocoDataset(
         _load(cfg, name),
         _image_dir(cfg, name),
-        _transform(cfg, training),
+        build_transform(cfg, training),
         training,
         _annotation_file(cfg, name),
-        _rescale(cfg) if rescaled else None,
+        build_rescaling(cfg) if rescaled else None,
     )
 
 
-def _transform(cfg: CfgNode, training: bool) -> Transform:
+def build_transform(cfg: CfgNode, training: bool) -> Transform:
+    """What is done to the images of INPUT, for training or for testing."""
     if not training:
         return Transform((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST, bgr=cfg.INPUT.TO_BGR255)
     low, high = cfg.INPUT.MIN_SIZE_RANGE_TRAIN
@@ -187,7 +193,8 @@ def _transform(cfg: CfgNode, training: bool) -> Transform:
     return Transform(sizes, cfg.INPUT.MAX_SIZE_TRAIN, _FLIP_PROBABILITY, cfg.INPUT.TO_BGR255)
 
 
-def _rescale(cfg: CfgNode) -> list[Transform] | None:
+def build_rescaling(cfg: CfgNode) -> list[Transform] | None:
+    """To the further sizes of TEST.BBOX_AUG; None if there are none."""
     longest, bgr = cfg.TEST.BBOX_AUG.MAX_SIZE, cfg.INPUT.TO_BGR255
     return [Transform((size,), longest, bgr=bgr) for size in cfg.TEST.BBOX_AUG.SCALES] or None
 

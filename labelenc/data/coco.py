@@ -41,11 +41,11 @@ class Sample:
     rescaled: list[Tensor] | None = None
 
 
-def decode_image(path: str) -> np.ndarray | None:
+def decode_image(path: str, upright: bool = False) -> np.ndarray | None:
     """Decode a file to uint8 (h, w, 3), BGR; None where OpenCV can't.
 
-    An EXIF rotation is not applied: COCO's boxes and sizes are in the orientation of the stored pixels, and
-    so they were read when the published weights were trained.
+    An EXIF rotation is not applied unless ``upright``: COCO's boxes and sizes are in the orientation of the
+    stored pixels, and so they were read when the published weights were trained.
 
     Raises:
         OSError: the file is missing or can't be read.
@@ -54,7 +54,8 @@ def decode_image(path: str) -> np.ndarray | None:
     if encoded.size == 0:
         return None
     try:
-        return cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+        return cv2.imdecode(encoded, cv2.IMREAD_COLOR | orientation)
     except cv2.error:
         return None
 

@@ -15,9 +15,9 @@ from labelenc.engine.distributed import (
 from labelenc.engine.download import DownloadError, fetch_weight
 from labelenc.engine.execution import compile_parts, place
 from labelenc.engine.faults import FaultError, explained_faults
-from labelenc.engine.files import CheckpointError, load_file, replace_file, save_atomic
+from labelenc.engine.files import DESCRIPTION, CheckpointError, load_file, replace_file, save_atomic
 from labelenc.engine.inference import run_inference
-from labelenc.engine.logging import MetricsWriter, setup_logging
+from labelenc.engine.logging import METRICS_FILE, MetricsWriter, setup_logging
 from labelenc.engine.loop import make_scaler, train
 from labelenc.engine.optim import GradientClip, build_clip, build_optimizer, build_scheduler
 from labelenc.engine.settings import LoopSettings, build_settings
@@ -25,6 +25,8 @@ from labelenc.engine.signals import Interrupted
 from labelenc.engine.update import TrainingError
 
 __all__ = [
+    "DESCRIPTION",
+    "METRICS_FILE",
     "CheckpointError",
     "Checkpointer",
     "DownloadError",

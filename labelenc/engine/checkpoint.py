@@ -3,7 +3,8 @@
 A training checkpoint is one ``torch.save`` file with the keys ``model``, ``optimizer``, ``scheduler``,
 ``scaler`` (None without float16), ``iteration`` (updates done), ``kind``, ``random_states`` (one per
 process), ``extra`` (plain values) and ``model_ema`` (None without SOLVER.EMA_DECAY): like ``model``, with the
-averaged weights in place of the last ones. ``last_checkpoint`` beside it holds the name of the newest one.
+averaged weights in place of the last ones. ``description`` says what the file is: configuration, classes and
+version as plain values. ``last_checkpoint`` beside it holds the name of the newest one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import math
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from labelenc.engine.distributed import (
     on_main,
 )
 from labelenc.engine.files import (
+    DESCRIPTION,
     CheckpointError,
     check_file,
     load_file,
@@ -72,11 +75,15 @@ class Checkpointer:
     Args:
         output_dir: made if missing.
         kind: "baseline", "step1" or "step2"; a directory belongs to one kind.
+        description: goes into every file.
     """
 
-    def __init__(self, output_dir: str | Path, kind: str) -> None:
+    def __init__(
+        self, output_dir: str | Path, kind: str, description: Mapping[str, Any] | None = None
+    ) -> None:
         self.output_dir = Path(output_dir)
         self.kind = kind
+        self.description = description
 
     def path(self, name: str) -> Path:
         """The file of the checkpoint ``name`` ("model_final", …)."""
@@ -105,6 +112,7 @@ class Checkpointer:
             "random_states": random_states,
             "extra": state.extra,
             "model_ema": None,
+            DESCRIPTION: None if self.description is None else dict(self.description),
         }
         if state.average is not None:
             content["model_ema"] = {**content["model"], **state.average.state_dict()}

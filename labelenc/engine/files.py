@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import re
@@ -12,9 +13,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file as load_safetensors
 
 from labelenc.engine.arrays import ForbiddenContent, read_array_pickle
+
+# What a checkpoint says about itself: a key of PyTorch's files, in safetensors JSON among the metadata.
+DESCRIPTION = "description"
 
 # How torch.save starts a file: a zip archive or, before version 1.6, a pickled magic number.
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
@@ -129,11 +134,19 @@ def _read(path: Path) -> Any:
         start = stream.read(16)
     # The length of the header (8 bytes, little-endian, below 4 GiB), then a JSON object.
     if path.suffix == ".safetensors" or start[4:9] == b"\0\0\0\0{":
-        return load_safetensors(path)
+        return _read_safetensors(path)
     # Pickles of protocol 0 have no mark of their own.
     if not start.startswith(_TORCH_STARTS) and (start[:1] == b"\x80" or path.suffix == ".pkl"):
         return read_array_pickle(path)
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors; where the file describes itself, as ``model`` beside its ``description``."""
+    tensors = load_safetensors(path)
+    with safe_open(path, "pt") as file:
+        description = (file.metadata() or {}).get(DESCRIPTION)
+    return tensors if description is None else {"model": tensors, DESCRIPTION: json.loads(description)}
 
 
 def _reading_failure(error: Exception) -> str:

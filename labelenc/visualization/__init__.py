@@ -1,6 +1,7 @@
 """Pictures: boxes in images, curves of runs, label maps and features as colours."""
 
 from labelenc.visualization.boxes import class_colour, draw_boxes
+from labelenc.visualization.confusion_figure import plot_confusion
 from labelenc.visualization.curves import (
     figure_png,
     plot_ap,
@@ -10,6 +11,14 @@ from labelenc.visualization.curves import (
     run_colours,
 )
 from labelenc.visualization.encodings import features_to_images, label_map_image, principal_components
+from labelenc.visualization.evaluation_figures import (
+    plot_ap_by_size,
+    plot_differences,
+    plot_errors,
+    plot_precision_recall,
+    plot_reliability,
+    plot_score_threshold,
+)
 
 __all__ = [
     "class_colour",
@@ -18,8 +27,15 @@ __all__ = [
     "figure_png",
     "label_map_image",
     "plot_ap",
+    "plot_ap_by_size",
+    "plot_confusion",
+    "plot_differences",
+    "plot_errors",
     "plot_learning_rates",
     "plot_losses",
+    "plot_precision_recall",
+    "plot_reliability",
+    "plot_score_threshold",
     "principal_components",
     "read_metrics",
     "run_colours",
