@@ -37,7 +37,7 @@ def rows(folder: Path) -> list[dict]:
 
 def test_stopped_changed_and_gone_on_with(tiny_root, tmp_path):
     """SIGTERM in step 1; then another configuration is refused, and the same command finishes."""
-    folder, many = tmp_path / "study", ("SOLVER.MAX_ITER", 60)
+    folder, many = tmp_path / "study", ("SOLVER.MAX_ITER", 60, "TEST.REPORT", False)
     program = start(tiny_root, folder, *many)
     deadline = time.monotonic() + 120
     while len(rows(folder / "step1")) < 2 and time.monotonic() < deadline:
