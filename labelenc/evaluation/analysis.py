@@ -2,10 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from labelenc.evaluation.box_tables import box_tables
 from labelenc.evaluation.calibration import Calibration, calibration
@@ -15,6 +13,7 @@ from labelenc.evaluation.error_breakdown import BACKGROUND_IOU, ErrorBreakdown, 
 from labelenc.evaluation.image_quality import ImageQuality, image_quality
 from labelenc.evaluation.inputs import detection_annotations, load_ground_truth, usable_ground_truth
 from labelenc.evaluation.overlaps import match_by_score, overlapping_pairs
+from labelenc.evaluation.plain import plain
 from labelenc.evaluation.precision_recall import (
     PrecisionRecall,
     SizeBreakdown,
@@ -28,7 +27,7 @@ from labelenc.evaluation.summary import CocoSummary
 class Analysis:
     """All numbers of one run on one data set.
 
-    Arrays "per class" have the order of ``category_ids``, which ascend and are those of ``summary.per_class``.
+    Whatever is "per class" has the order of ``category_ids``, which ascend, as has ``summary.per_class``.
     """
 
     category_ids: tuple[int, ...]
@@ -43,7 +42,8 @@ class Analysis:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: arrays as lists, NaN as None."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        content: dict[str, Any] = plain(self)
+        return content
 
 
 def analyse(
@@ -82,15 +82,3 @@ def analyse(
         errors=error_breakdown(tables, pairs, matches),
         images=image_quality(tables, pairs, matches, score_threshold),
     )
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -25,12 +25,13 @@ class Calibration:
     """Scores against the share of right detections, at IoU 0.5.
 
     A detection is right when it takes a truth of its class with an IoU of at least 0.5 that no better one
-    has taken (COCO's matching, at most 100 detections of a class in an image). Detections on crowds are left out.
+    has taken (COCO's matching, at most 100 detections of a class in an image). Those on crowds are left out.
 
-    ``edges`` (B + 1) are the limits of the score bins, [low, high), the last one closed; ``counts`` (B) int64
-    the detections in each; ``precision`` (B) the share of right ones and ``mean_score`` (B), NaN in empty bins.
-    ``expected_error``: the detection ECE, the mean over all detections of |precision - mean score| of their
-    bin (Kueppers et al., CVPR workshops 2020, with the score as the only dimension); None without detections.
+    ``edges`` (B + 1) are the limits of the score bins, [low, high), the last one closed. Each bin has its
+    number of detections ``counts`` (B) int64, the share of right ones ``precision`` (B) and their
+    ``mean_score`` (B), both NaN in empty bins. ``expected_error`` is the detection ECE, the mean over all
+    detections of the |precision - mean score| of their bin (Kueppers et al., CVPR workshops 2020, with the
+    score as the only dimension); None without detections.
 
     ``thresholds`` (101) are 0, 0.01 .. 1; ``precision_at``, ``recall_at``, ``f1_at`` (101) are those of all
     detections with at least that score, all classes together; NaN where undefined.

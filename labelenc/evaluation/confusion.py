@@ -16,10 +16,10 @@ class ConfusionMatrix:
     """``counts`` (C + 1, C + 1) int64: rows are true classes, columns detected classes, background is last.
 
     Detections with a score of at least ``score_threshold`` are paired with truths of any class in the order
-    of their IoU, the highest first, down to ``iou_threshold``; each box is used once. A pair counts at (class of
-    the truth, class of the detection), a truth without a partner in the background column, a detection
-    without one in the background row. Crowds and detections left without a partner that lie on a crowd of their
-    class (COCO's IoU with crowds, at least ``iou_threshold``) are left out.
+    of their IoU, the highest first, down to ``iou_threshold``; each box is used once. Of equal IoUs the
+    better score goes first. A pair counts at (class of the truth, class of the detection), a truth without a partner
+    in the background column, a detection without one in the background row. Crowds are left out, and so are
+    detections without a partner on a crowd of their class (by COCO's IoU with crowds and ``iou_threshold``).
     """
 
     counts: np.ndarray
@@ -47,6 +47,6 @@ def confusion_matrix(
     background = tables.num_classes
     counts = np.zeros((background + 1, background + 1), dtype=np.int64)
     np.add.at(counts, (truths.label[matches.truth[taken]], found.label[taken]), 1)
-    np.add.at(counts, (truths.label[missed], background), 1)
-    np.add.at(counts, (background, found.label[alone]), 1)
+    np.add.at(counts[:, background], truths.label[missed], 1)
+    np.add.at(counts[background], found.label[alone], 1)
     return ConfusionMatrix(counts, score_threshold, iou_threshold)

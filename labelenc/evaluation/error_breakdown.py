@@ -20,9 +20,9 @@ _CLASS, _LOCATION, _BOTH, _DUPLICATE, _BACKGROUND, _MISSED = range(6)
 class ErrorBreakdown:
     """How often each kind of error happens, and what AP50 would gain if one kind were mended.
 
-    A false positive is a detection without a match at IoU 0.5 in COCO's matching; those on crowds are left out,
-    crowds are no truths here. With "same" and "other" its highest IoU with truths of its own class and of other
-    classes, taken or not, it is the first of these that fits, in the order of TIDE's own program:
+    A false positive is a detection without a match at IoU 0.5 in COCO's matching, unless it lies on a crowd;
+    crowds are no truths here. "same" and "other" are its highest IoU with truths of its own class and of
+    other classes, taken or not. It is the first of these that fits, in the order of TIDE's own program:
 
     - location: 0.1 <= same < 0.5.
     - class: other >= 0.5.
@@ -42,8 +42,8 @@ class ErrorBreakdown:
     - missed: the truths are removed.
     - false_positive: all false positives are removed. false_negative: all truths without a match are removed.
 
-    A class that loses its last truth so counts as AP 1 if it has no false positive either, else as 0. Gains are
-    fractions and do not add up. Without any truth they and ``ap50``, which is the evaluator's, are None.
+    A class that so loses its last truth counts as AP 1 if it has no false positive either, else as 0. Gains
+    are fractions and do not add up. Without any truth they and ``ap50``, the evaluator's AP50, are None.
 
     ``counts`` has the keys `ERROR_KINDS`, ``gain`` also "false_positive" and "false_negative";
     ``counts_per_class`` (6, C) int64 counts by the class of the detection, for "missed" by that of the truth.
@@ -56,7 +56,7 @@ class ErrorBreakdown:
 
 
 def error_breakdown(tables: BoxTables, pairs: Pairs, matches: Matches) -> ErrorBreakdown:
-    """``matches`` at IoU 0.5 (`match_by_score`); ``pairs`` of any classes, down to `BACKGROUND_IOU` at least."""
+    """``matches`` at IoU 0.5 (`match_by_score`); ``pairs`` of any classes, down to `BACKGROUND_IOU`."""
     kind, target = _kinds(tables, pairs, matches)
     truths, found = tables.truths, tables.found
     lost = (matches.found_by < 0) & ~truths.crowd

@@ -15,9 +15,9 @@ class ImageQuality:
     Counts take the detections with a score of at least ``score_threshold``, matched within their class at IoU
     0.5 as COCO does; those on crowds are left out, as are crowds.
 
-    ``loss`` (float64) is in boxes: the missed truths, plus the scores of the false detections, plus 1 - IoU of
-    each right one. 0 is perfect; an image with nothing to find and nothing found has 0. A sure false detection
-    costs as much as a missed box, a doubtful one less.
+    ``loss`` (float64) is in boxes: the missed truths, plus the scores of the false detections, plus 1 - IoU
+    of each right one. 0 is perfect, also where there is nothing to find and nothing was found. A sure false
+    detection costs as much as a missed box, a doubtful one less.
     """
 
     image_ids: np.ndarray

@@ -89,7 +89,7 @@ def _finite_box(box: Any) -> list[float] | None:
 def detection_annotations(
     results: Sequence[Mapping[str, Any]], truth: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Results as annotations with ids from 1, in their order; refuses images and categories not in ``truth``."""
+    """Results as annotations with ids from 1, in their order; refuses unknown images and categories."""
     for key, known in (("image_id", truth["images"]), ("category_id", truth["categories"])):
         unknown = {result[key] for result in results} - {entry["id"] for entry in known}
         if unknown:

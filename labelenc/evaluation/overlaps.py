@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labelenc.evaluation.box_tables import Boxes, BoxTables, Truths
+from labelenc.evaluation.box_tables import Boxes, BoxTables, Truths, rank_in_group
 
 # COCO's own thresholds, by its own formula: 0.6 is not the float that a literal gives.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -14,9 +14,9 @@ _CHUNK = 2_000_000
 
 @dataclass(frozen=True)
 class Pairs:
-    """P pairs of a detection and a truth in one image. ``detection``, ``truth`` (P) int64; ``iou`` (P) float64.
+    """P pairs of boxes in one image: ``detection``, ``truth`` (P) int64, positions; ``iou`` (P) float64.
 
-    Ordered by detection. The IoU with a crowd is the share of the detection inside it, as in COCO.
+    The IoU with a crowd is the share of the detection inside it, as in COCO.
     """
 
     detection: np.ndarray
@@ -59,27 +59,20 @@ def overlapping_pairs(tables: BoxTables, minimum: float, same_class: bool = Fals
     ordered = keys[0][order]
     start = np.searchsorted(ordered, keys[1], side="left")
     count = np.searchsorted(ordered, keys[1], side="right") - start
-    parts = []
-    # In chunks, since crowded images have many pairs and few of them overlap.
-    ends = np.cumsum(count)
-    bounds = np.searchsorted(ends, np.arange(0, (ends[-1] if len(ends) else 0) + _CHUNK, _CHUNK), side="left")
-    bounds = np.unique(np.append(bounds, len(found)))
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
-        detection = np.repeat(np.arange(begin, end), count[begin:end])
-        within = np.arange(len(detection)) - np.repeat(
-            ends[begin:end] - count[begin:end] - (ends[begin - 1] if begin else 0), count[begin:end]
-        )
-        truth = order[start[detection] + within]
-        iou = box_iou(found, truths, detection, truth)
-        near = iou >= minimum
-        parts.append((detection[near], truth[near], iou[near]))
-    if not parts:
-        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    parts = [Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    # In chunks, since crowded images have many pairs, of which few overlap.
+    chunk = np.cumsum(count) // _CHUNK
+    for few in np.split(np.arange(len(found)), np.flatnonzero(np.diff(chunk)) + 1):
+        detection = np.repeat(few, count[few])
+        truth = order[start[detection] + rank_in_group(detection)]
+        pairs = Pairs(detection, truth, box_iou(found, truths, detection, truth))
+        parts.append(pairs.where(pairs.iou >= minimum))
+    columns = zip(*((part.detection, part.truth, part.iou) for part in parts), strict=True)
+    return Pairs(*map(np.concatenate, columns))
 
 
 def box_iou(found: Boxes, truths: Truths, detection: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """IoU of the pairs by COCO's formula, (P) float64: boxes without the legacy pixel, crowds by inclusion."""
+    """IoU of the pairs by COCO's formula, (P) float64: without the legacy pixel, crowds by inclusion."""
     x, y, w, h = found.xywh[detection].T
     tx, ty, tw, th = truths.xywh[truth].T
     width = np.minimum(x + w, tx + tw) - np.maximum(x, tx)

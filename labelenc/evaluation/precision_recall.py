@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from labelenc.evaluation.average_precision import RECALLS, mean_of_known
 from labelenc.evaluation.box_tables import BoxTables
 
 CURVES = ("IoU 0.50", "IoU 0.75", "mean of IoU 0.50:0.95")
@@ -29,9 +30,9 @@ class PrecisionRecall:
 class SizeBreakdown:
     """AP, the mean of ten IoUs, of small, medium and large objects; NaN where there are none.
 
-    ``ap`` (3) and ``boxes`` (3) int64 have the order `SIZES`; ``ap_per_class``, ``boxes_per_class`` are (C, 3).
-    ``boxes`` counts ground truth without crowds: small below 32 x 32, large from 96 x 96 square pixels of the
-    annotations' area. (The evaluator counts an area of exactly a limit on both sides of it.)
+    ``ap`` (3) and ``boxes`` (3) int64 have the order `SIZES`; per class they are (C, 3). ``boxes`` counts the
+    ground truth without crowds: small below an area of 32 x 32 square pixels, large from 96 x 96. (The
+    evaluator counts an area of exactly a limit on both sides of it.)
     """
 
     ap: np.ndarray
@@ -44,7 +45,7 @@ def precision_recall(table: np.ndarray) -> PrecisionRecall:
     """From the evaluator's table (`evaluate_checked`)."""
     precision = _absent_as_nan(table[:, :, :, 0, -1])
     per_class = np.stack([precision[0], precision[5], precision.mean(axis=0)]).transpose(2, 0, 1)
-    return PrecisionRecall(np.linspace(0, 1, 101), _mean_of_known(per_class), per_class)
+    return PrecisionRecall(RECALLS, mean_of_known(per_class), per_class)
 
 
 def size_breakdown(table: np.ndarray, tables: BoxTables) -> SizeBreakdown:
@@ -53,16 +54,8 @@ def size_breakdown(table: np.ndarray, tables: BoxTables) -> SizeBreakdown:
     real = ~tables.truths.crowd
     size = np.digitize(tables.truths.area[real], SIZE_LIMITS)
     boxes = np.bincount(tables.truths.label[real] * 3 + size, minlength=3 * tables.num_classes).reshape(-1, 3)
-    return SizeBreakdown(_mean_of_known(ap_per_class), boxes.sum(axis=0), ap_per_class, boxes)
+    return SizeBreakdown(mean_of_known(ap_per_class), boxes.sum(axis=0), ap_per_class, boxes)
 
 
 def _absent_as_nan(table: np.ndarray) -> np.ndarray:
     return np.where(table < 0, np.nan, table)
-
-
-def _mean_of_known(values: np.ndarray) -> np.ndarray:
-    # np.nanmean warns where nothing is known.
-    known = ~np.isnan(values)
-    count = known.sum(axis=0)
-    total = np.where(known, values, 0).sum(axis=0)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from labelenc.evaluation import CURVES, ERROR_KINDS, Analysis
 from labelenc.reports.page import Cell, Marked, Page
 from labelenc.visualization import (
     figure_png,
     plot_ap_by_size,
+    plot_calibrations,
     plot_confusion,
     plot_errors,
+    plot_f1_scores,
     plot_precision_recall,
     plot_reliability,
     plot_score_threshold,
@@ -78,7 +81,7 @@ def add_precision_recall(page: Page, analyses: Analyses, prefix: str) -> None:
         curves = {run: entry.precision_recall.precision[number] for run, entry in analyses.items()}
         figure = plot_precision_recall(curves, colours=colours, title=name)
         pictures.append((figure_png(figure), f"{name}, mean over the classes."))
-    page.add_images(pictures, 2, f"{prefix}_precision_recall")
+    page.add_images(pictures, name=f"{prefix}_precision_recall")
 
 
 def add_sizes(page: Page, analyses: Analyses, prefix: str) -> None:
@@ -93,19 +96,9 @@ def add_sizes(page: Page, analyses: Analyses, prefix: str) -> None:
 def add_calibration(page: Page, analyses: Analyses, prefix: str) -> None:
     """Scores against the share of right detections, and the score threshold to use."""
     page.add_heading("Scores and thresholds", 3).add_guide(_CALIBRATION_GUIDE)
-    pictures = []
-    for run, entry in analyses.items():
-        found = entry.calibration
-        reliability = plot_reliability(
-            found.edges, found.counts, found.precision, found.mean_score, found.expected_error
-        )
-        best = found.best.threshold if found.best else None
-        choice = plot_score_threshold(
-            found.thresholds, found.precision_at, found.recall_at, found.f1_at, best
-        )
-        pictures.append((figure_png(reliability), f"{run}: scores and the share of right detections."))
-        pictures.append((figure_png(choice), f"{run}: what a score threshold costs."))
-    page.add_images(pictures, 2, f"{prefix}_scores")
+    figures = _single_scores(analyses) if len(analyses) == 1 else _compared_scores(analyses)
+    pictures = [(figure_png(figure), caption) for figure, caption in figures]
+    page.add_images(pictures, name=f"{prefix}_scores")
     rows: list[list[Cell]] = [_threshold_row(run, entry) for run, entry in analyses.items()]
     headers = ["run", "threshold", "precision", "recall", "F1", "calibration error"]
     caption = (
@@ -116,6 +109,31 @@ def add_calibration(page: Page, analyses: Analyses, prefix: str) -> None:
     if len(analyses) == 1:
         (only,) = analyses.values()
         _add_class_thresholds(page, only)
+
+
+def _single_scores(analyses: Analyses) -> list[tuple[Figure, str]]:
+    ((run, entry),) = analyses.items()
+    found = entry.calibration
+    reliability = plot_reliability(
+        found.edges, found.counts, found.precision, found.mean_score, found.expected_error
+    )
+    best = found.best.threshold if found.best else None
+    choice = plot_score_threshold(found.thresholds, found.precision_at, found.recall_at, found.f1_at, best)
+    return [
+        (reliability, f"{run}: scores and the share of right detections."),
+        (choice, f"{run}: what a score threshold gives."),
+    ]
+
+
+def _compared_scores(analyses: Analyses) -> list[tuple[Figure, str]]:
+    found = {run: entry.calibration for run, entry in analyses.items()}
+    curves = {run: (entry.mean_score, entry.precision) for run, entry in found.items()}
+    f1 = {run: entry.f1_at for run, entry in found.items()}
+    thresholds = next(iter(found.values())).thresholds
+    return [
+        (plot_calibrations(curves), "Scores and the share of right detections."),
+        (plot_f1_scores(thresholds, f1), "F1 of the detections above a score threshold."),
+    ]
 
 
 def _threshold_row(run: str, entry: Analysis) -> list[Cell]:
@@ -154,7 +172,7 @@ def add_confusion(page: Page, entry: Analysis, prefix: str) -> None:
         (int(i), int(j)) for i, j in zip(*np.unravel_index(order, mixed.shape), strict=True) if mixed[i, j]
     ]
     rows: list[list[Cell]] = [
-        [entry.class_names[i], entry.class_names[j], int(mixed[i, j])] for i, j in pairs
+        [entry.class_names[i], Marked(entry.class_names[j], tone="words"), int(mixed[i, j])] for i, j in pairs
     ]
     if rows:
         page.add_table(["true class", "detected as", "times"], rows, "The classes mixed up most often.")
@@ -171,9 +189,8 @@ def add_errors(page: Page, analyses: Analyses, prefix: str) -> None:
         row: list[Cell] = [kind.replace("_", " ")]
         for entry in analyses.values():
             gain = entry.errors.gain[kind]
-            row += [entry.errors.counts[kind]] if kind in ERROR_KINDS else [""]
-            row += [None if gain is None else f"{100 * gain:+.1f}"]
-        rows.append([*row, Marked(text, tone="long")])
-    several = len(analyses) > 1
-    names = [f"{name} {run}" if several else name for run in analyses for name in ("times", "AP50")]
-    page.add_table(["error", *names, "what it is, what helps"], rows)
+            times = f"{entry.errors.counts[kind]:,} times" if kind in ERROR_KINDS else ""
+            row.append(Marked(None if gain is None else f"{100 * gain:+.1f}", times))
+        rows.append([*row, Marked(text, tone="words")])
+    names = ["AP50"] if len(analyses) == 1 else list(analyses)
+    page.add_table(["error", *names, "what it is, what helps"], rows, "Points of AP50 gained, and how often.")

@@ -88,7 +88,10 @@ def write_comparison(
     bootstrap = bootstrap_ap(truth, detections, samples) if samples else None
     path = Path(path) if str(path).endswith(".html") else Path(path) / "index.html"
     comparison = Comparison(dataset, _results(found, dataset), bootstrap, path)
-    page = Page(title or " / ".join(run.name for run in found), introduction[0] if introduction else "")
+    subtitle = (
+        f"{dataset}, {comparison.results[0].summary.num_images:,} images; differences to {found[0].name}"
+    )
+    page = Page(title or " / ".join(run.name for run in found), introduction[0] if introduction else subtitle)
     for paragraph in introduction[1:]:
         page.add_text(paragraph)
     _fill(page, comparison, found, analyses)

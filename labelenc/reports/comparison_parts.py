@@ -108,7 +108,7 @@ def add_class_intervals(page: Page, bootstrap: Bootstrap) -> None:
             labels, changes = zip(*known, strict=True)
             figure = plot_differences(labels, *_bounds(changes), f"{name}: AP by class, points to {first}")
             pictures.append((figure_png(figure), f"{name} against {first}, with intervals over images."))
-    page.add_images(pictures, min(len(pictures), 2), "class_differences")
+    page.add_images(pictures, name="class_differences")
 
 
 def add_runs(page: Page, runs: Sequence[Run]) -> None:
@@ -117,12 +117,12 @@ def add_runs(page: Page, runs: Sequence[Run]) -> None:
     rows: list[list[Cell]] = [
         [
             run.name,
-            run.kind,
+            Marked(run.kind, tone="words"),
             run.iterations,
             run.images_seen,
             "" if run.seconds is None else duration(run.seconds),
             str(run.cfg.SEED),
-            Marked(str(run.folder), tone="long"),
+            Marked(str(run.folder), tone="words"),
         ]
         for run in runs
     ]
@@ -139,7 +139,7 @@ def add_runs(page: Page, runs: Sequence[Run]) -> None:
     for key in keys:
         was = next(change[key][0] for change in changes if key in change)
         values = [was, *(change[key][1] if key in change else was for change in changes)]
-        flat.append([key, *(Marked(_short(value), tone="long") for value in values)])
+        flat.append([key, *(Marked(_short(value), tone="words") for value in values)])
     with page.folded(f"Their configurations differ in {len(keys)} keys"):
         page.add_table(["key", *(run.name for run in runs)], flat)
 
@@ -167,7 +167,8 @@ def add_differing_images(
         for image_id in chosen:
             shown = {f"{name}: {captions[name][image_id]}": found for name, found in entries.items()}
             row = pictures.side_by_side(image_id, shown, thresholds, "truth")
-            page.add_images(row, min(len(row), 4), f"image_{image_id}")
+            # Four in a row would be too small to read.
+            page.add_images(row, len(row) if len(row) < 4 else 2 + len(row) % 2, f"image_{image_id}")
 
 
 def _bounds(intervals: Sequence[Interval | None]) -> tuple[list[float], list[float], list[float]]:

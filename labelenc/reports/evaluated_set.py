@@ -73,8 +73,9 @@ def add_set(page: Page, run: Run, found: EvaluatedSet) -> None:
         prefix = found.name
         add_precision_recall(page, one, prefix)
         add_sizes(page, one, prefix)
-        add_calibration(page, one, prefix)
-        add_confusion(page, numbers, prefix)
+        if not found.is_reconstruction:
+            add_calibration(page, one, prefix)
+            add_confusion(page, numbers, prefix)
         add_errors(page, one, prefix)
     else:
         page.add_text(

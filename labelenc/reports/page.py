@@ -25,8 +25,8 @@ Plain = str | int | float | None
 class Marked:
     """A table cell with more than its value.
 
-    ``note`` stands below it in small print; ``tone`` is "best", "better", "worse", "long" (a text that may
-    take several lines) or "".
+    ``note`` stands below it in small print; ``tone`` is "best", "better", "worse", "words" (a text, which
+    stands on the left and may take several lines) or "".
     """
 
     value: Plain
@@ -66,8 +66,10 @@ class Page:
         return self
 
     def add_guide(self, text: str) -> Page:
-        """A paragraph on how to read what follows, set apart from what is said of this run."""
-        self._parts.append(f'<p class="guide">{escape(text)}</p>')
+        """A paragraph on how to read what follows, set apart from what is said of this run; shown once."""
+        part = f'<p class="guide">{escape(text)}</p>'
+        if part not in self._parts:
+            self._parts.append(part)
         return self
 
     def add_list(self, items: Sequence[str]) -> Page:
@@ -132,21 +134,22 @@ class Page:
             if len(row) != len(headers):
                 raise ValueError(f"row {number} has {len(row)} cells under {len(headers)} headers")
         head = "".join(
-            f'<th scope="col">{_swatch(column_colours, i)}{escape(text)}</th>'
+            f'<th scope="col"{_header_class(rows, i)}>{_swatch(column_colours, i)}{escape(text)}</th>'
             for i, text in enumerate(headers)
         )
         lines = []
         for i, row in enumerate(rows):
             first = _cell(row[0]).replace(">", ">" + _swatch(row_colours, i), 1)
             lines.append(f"<tr>{first}{''.join(map(_cell, row[1:]))}</tr>")
-        title = f"<caption>{escape(caption)}</caption>" if caption else ""
+        title = f'<p class="caption">{escape(caption)}</p>' if caption else ""
         height = max(-(-len(lines) // columns), 1)
         tables = [
-            f'<div class="scroll"><table>{title if start == 0 else ""}<thead><tr>{head}</tr></thead>'
+            f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
             f"<tbody>{''.join(lines[start : start + height])}</tbody></table></div>"
             for start in range(0, max(len(lines), 1), height)
         ]
-        self._parts.append(tables[0] if columns == 1 else f'<div class="columns">{"".join(tables)}</div>')
+        whole = tables[0] if columns == 1 else f'<div class="columns">{"".join(tables)}</div>'
+        self._parts.append(title + whole)
         return self
 
     def add_figure(self, picture: Picture, caption: str, name: str | None = None) -> Page:
@@ -162,14 +165,15 @@ class Page:
     ) -> Page:
         """A grid of pictures (as in `add_figure`) with captions, row by row; nothing for no images.
 
-        With ``name`` they are written beside the page too, as ``<name>_01``, ``<name>_02`` and so on.
+        Without ``columns`` there are as many as fit. With ``name`` they are written beside the page too, as
+        ``<name>_01``, ``<name>_02`` and so on.
         """
         if images:
             names = [f"{name}_{i:02d}" if name else None for i in range(1, len(images) + 1)]
             figures = "".join(self._figure(*image, name) for image, name in zip(images, names, strict=True))
-            width = columns or min(len(images), 4)
             # A picture alone in a wide grid would be blown up; 480 px keeps small images pleasant.
-            style = f"grid-template-columns: repeat({width}, minmax(0, 480px))"
+            width = f"{columns}, minmax(0, 480px)" if columns else "auto-fit, minmax(min(100%, 340px), 1fr)"
+            style = f"grid-template-columns: repeat({width})"
             self._parts.append(f'<div class="grid" style="{style}">{figures}</div>')
         return self
 
@@ -210,6 +214,11 @@ class Page:
 def _swatch(colours: Sequence[str | None] | None, index: int) -> str:
     colour = colours[index] if colours is not None else None
     return "" if colour is None else f'<span class="swatch" style="background:{escape(colour)}"></span>'
+
+
+def _header_class(rows: Sequence[Sequence[Cell]], column: int) -> str:
+    first = rows[0][column] if rows else None
+    return ' class="words"' if isinstance(first, Marked) and first.tone == "words" else ""
 
 
 def _text(value: Plain) -> str:

@@ -34,18 +34,20 @@ main li { margin-bottom: 8px; }
   font-size: 15px; }
 .facts dt { color: var(--soft); }
 .facts dd { margin: 0; overflow-wrap: anywhere; }
-.cards { display: flex; flex-wrap: wrap; gap: 10px; margin: 8px 0 20px; }
-.cards div { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; min-width: 96px;
-  padding: 8px 14px; }
-.cards b { display: block; font-size: 24px; line-height: 1.25; font-variant-numeric: tabular-nums; }
+.cards { display: flex; flex-wrap: wrap; gap: 8px; margin: 8px 0 20px; }
+.cards div { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; min-width: 76px;
+  padding: 6px 12px; }
+.cards b { display: block; font-size: 21px; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .cards span { color: var(--soft); font-size: 13px; }
 .scroll { overflow-x: auto; margin: 4px 0 20px; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); font-size: 14px; padding-bottom: 8px; }
+.caption { color: var(--soft); font-size: 14px; margin: 0 0 6px; }
 th, td { padding: 6px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; padding-left: 4px; }
-td.long { text-align: left; white-space: normal; min-width: 260px; }
+td.words, th.words { text-align: left; }
+td.words { white-space: normal; min-width: 110px; }
+td.words:last-child { min-width: 260px; }
 td.best { background: var(--best); font-weight: 700; }
 td.better { color: var(--better); }
 td.worse { color: var(--worse); }

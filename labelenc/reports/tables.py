@@ -23,15 +23,11 @@ def add_number_table(page: Page, results: Sequence[RunResult], reference: RunRes
 
     Other detectors than ``reference`` have their difference to it in small print.
     """
-    timed = any(result.seconds is not None for result in results)
-    trained = any(result.iterations for result in results)
-    headers = ["run", *["iterations"] * trained, *["time"] * timed, *COCO_NUMBERS]
     detectors = [result for result in results if result.role != "reconstruction"]
     best = {name: _greatest([result.summary.numbers[name] for result in detectors]) for name in COCO_NUMBERS}
     rows: list[list[Cell]] = []
     for result in results:
-        row: list[Cell] = [result.name, *[result.iterations] * trained]
-        row += ["" if result.seconds is None else duration(result.seconds)] * timed
+        row: list[Cell] = [result.name]
         for name in COCO_NUMBERS:
             value = result.summary.numbers[name]
             detector = result in detectors
@@ -41,6 +37,7 @@ def add_number_table(page: Page, results: Sequence[RunResult], reference: RunRes
             row.append(Marked(value, difference(value, base), tone))
         rows.append(row)
     mark = " The best detector of each column is marked." if len(detectors) > 1 else ""
+    headers = ["", *COCO_NUMBERS]
     page.add_table(headers, rows, _NUMBERS_CAPTION + mark, row_colours=[result.colour for result in results])
 
 

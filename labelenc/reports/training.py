@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,15 +44,17 @@ def add_training(page: Page, runs: Sequence[Run]) -> None:
     page.add_figure(figure_png(figure), f"Losses; running means over {window} iterations.", "losses")
     _add_average_precision(page, rows, colours)
     page.add_heading("Learning rate and throughput", 3).add_guide(_SPEED_GUIDE)
-    page.add_figure(figure_png(plot_learning_rates(rows, colours)), "Learning rate.", "learning_rate")
-    figure = plot_losses(rows, (_THROUGHPUT,), colours, window)
-    page.add_figure(figure_png(figure), "Images trained on per second.", "throughput")
+    rates = figure_png(plot_learning_rates(rows, colours))
+    speeds = figure_png(plot_losses(rows, (_THROUGHPUT,), colours, window))
+    page.add_images([(rates, "Learning rate."), (speeds, "Images trained on per second.")], name="speed")
     page.add_list([_speed(run) for run in runs])
 
 
 def _add_average_precision(page: Page, rows: Mapping[str, Any], colours: Mapping[str, str]) -> None:
-    keys = {key for run in rows.values() for row in run for key in row if key.endswith("/AP")}
-    sets = sorted(key.split("/")[1] for key in keys if key.startswith("eval/"))
+    # A set that was evaluated at the end only makes no curve.
+    counts = [Counter(key for row in run for key in row if key.startswith("eval/")) for run in rows.values()]
+    keys = {key for run in counts for key, times in run.items() if times > 1 and key.endswith("/AP")}
+    sets = sorted(key.split("/")[1] for key in keys)
     if not sets:
         return
     page.add_heading("AP while training", 3).add_guide(_AP_GUIDE)

@@ -19,6 +19,7 @@ from labelenc.visualization.evaluation_figures import (
     plot_reliability,
     plot_score_threshold,
 )
+from labelenc.visualization.score_overlays import plot_calibrations, plot_f1_scores
 
 __all__ = [
     "class_colour",
@@ -28,9 +29,11 @@ __all__ = [
     "label_map_image",
     "plot_ap",
     "plot_ap_by_size",
+    "plot_calibrations",
     "plot_confusion",
     "plot_differences",
     "plot_errors",
+    "plot_f1_scores",
     "plot_learning_rates",
     "plot_losses",
     "plot_precision_recall",

@@ -16,7 +16,7 @@ _LARGE_NAMES_UP_TO = 30
 def plot_confusion(
     counts: np.ndarray, class_names: Sequence[str], title: str = "Confusion of classes (% of a row)"
 ) -> Figure:
-    """Each row divided by its sum: what became of the boxes of each class, and what false detections are called.
+    """Each row divided by its sum: what became of the boxes of each class, and what false ones are called.
 
     Args:
         counts: (C + 1, C + 1), rows true classes, columns detected classes, background last.

@@ -137,7 +137,7 @@ def _panels(count: int) -> tuple[Figure, list[Any]]:
 
 
 def tidy(axis: Any, title: str, grid: Literal["both", "x", "y"] = "both") -> None:
-    """The look that all axes share: a title on the left, a pale grid behind, no frame at the top and right."""
+    """The look of all axes: a title on the left, a pale grid behind, no frame at the top and right."""
     axis.set_title(title, fontsize=11, loc="left")
     axis.grid(color="#dddddd", linewidth=0.8, axis=grid)
     axis.set_axisbelow(True)

@@ -26,16 +26,15 @@ def plot_precision_recall(
     """Precision over recall; the legend gives the mean of each curve, which is its AP.
 
     Args:
-        curves: name (of a run, an IoU, a class) -> interpolated precision (n) at n recalls evenly from 0 to 1;
-            curves of NaN are named as "n/a" and not drawn.
+        curves: name (of a run, an IoU, a class) -> precision (n) at n recalls evenly from 0 to 1; a curve of
+            NaN is named as "n/a" and not drawn.
         faint: (k, n) curves behind the others, such as those of the single classes.
     """
     figure = new_figure(6.0, 4.3)
     axis = figure.subplots()
     for precision in () if faint is None else faint:
-        axis.plot(
-            np.linspace(0, 100, len(precision)), 100 * precision, color="#bbbbbb", alpha=0.5, linewidth=0.7
-        )
+        recall = np.linspace(0, 100, len(precision))
+        axis.plot(recall, 100 * precision, color="#bbbbbb", alpha=0.5, linewidth=0.7)
     palette = colours or run_colours(curves)
     for name, precision in curves.items():
         known = not np.isnan(precision).any()
@@ -77,8 +76,8 @@ def plot_errors(
     """Bars of the AP50 that each run would gain if one kind of error were mended.
 
     Args:
-        gain: run -> kind of error -> gain. "false_positive" and "false_negative", which sum up the others, stand
-            apart on the right.
+        gain: run -> kind of error -> gain; None stands as "n/a". "false_positive" and "false_negative", which
+            sum up the others, stand apart on the right.
     """
     kinds = list(next(iter(gain.values()), {}))
     sums = [kind.startswith("false_") for kind in kinds]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
 from html.parser import HTMLParser
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from yacs.config import CfgNode
+
+from labelenc.data import coco_ground_truth
+from labelenc.evaluation import evaluate_coco, write_evaluation
 
 VOID = {"meta", "img", "br"}
 ALLOWED_LINKS = ("#", "data:image/png;base64,", "data:image/jpeg;base64,")
@@ -84,3 +90,63 @@ class ParsedPage(HTMLParser):
 def parse() -> type[ParsedPage]:
     """parse(document) -> what is in it."""
     return ParsedPage
+
+
+def perturbed(truth: dict, rng: np.random.Generator, error: float) -> list[dict]:
+    """The truth as a detector of this error (0 perfect, 1 useless) might find it, as COCO results."""
+    categories = [category["id"] for category in truth["categories"]]
+    results = []
+    for entry in truth.get("annotations", []):
+        if rng.random() < 0.4 * error:
+            continue
+        box = np.array(entry["bbox"], dtype=float)
+        for _ in range(1 + (rng.random() < 0.3 * error)):
+            moved = box + rng.normal(0, 0.25 * error, 4) * box[[2, 3, 2, 3]]
+            moved[2:] = np.maximum(moved[2:], 1)
+            confused = rng.random() < 0.3 * error
+            results.append(
+                {
+                    "image_id": entry["image_id"],
+                    "category_id": int(rng.choice(categories)) if confused else entry["category_id"],
+                    "bbox": [round(value, 3) for value in moved.tolist()],
+                    "score": round(float(np.clip(rng.beta(5, 2) - 0.4 * error * confused, 0.01, 1)), 4),
+                }
+            )
+    return results
+
+
+def write_run(
+    cfg: CfgNode, kind: str, error: float, seed: int, iterations: int = 40, reconstruction: bool = False
+) -> Path:
+    """OUTPUT_DIR as a run leaves it: configuration, facts, metrics, and an evaluation of made-up detections.
+
+    An ``error`` above 1 stands for a detector that finds nothing.
+    """
+    rng, folder = np.random.default_rng(seed), Path(cfg.OUTPUT_DIR)
+    folder.mkdir(parents=True)
+    (folder / "config.yml").write_text(cfg.dump())
+    facts = {"kind": kind, "version": "0.0", "iterations": iterations, "images_per_iteration": 4}
+    (folder / "run.json").write_text(json.dumps({**facts, "label_encoding": None}))
+    rows = [
+        {
+            "iteration": k,
+            "loss": 9 / k,
+            "loss_cls": 5 / k,
+            "lr": 0.01,
+            "time": 0.1 + 0.01 * (k % 3),
+            "data_time": 0.01,
+        }
+        for k in range(1, iterations + 1)
+    ]
+    name = cfg.DATASETS.TEST[0]
+    truth = coco_ground_truth(cfg, name)
+    for suffix, own in (("", error), *((("_reconstruction", 0.1),) if reconstruction else ())):
+        results = perturbed(truth, rng, own) if own <= 1 else []
+        summary = evaluate_coco(truth, results)
+        write_evaluation(folder, name + suffix, results, summary)
+        for k in (iterations // 2, iterations):
+            rows.append(
+                {"iteration": k, **{f"eval/{name}{suffix}/{n}": v for n, v in summary.numbers.items()}}
+            )
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
