@@ -4,6 +4,6 @@ Nothing here imports PyTorch before a timing does; the runs themselves are the r
 """
 
 from labelenc.study.plan import Stage, Study, StudyError, plan_study
-from labelenc.study.run import run_study
+from labelenc.study.run import run_study, train_study
 
-__all__ = ["Stage", "Study", "StudyError", "plan_study", "run_study"]
+__all__ = ["Stage", "Study", "StudyError", "plan_study", "run_study", "train_study"]

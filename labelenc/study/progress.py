@@ -41,33 +41,33 @@ def is_finished(stage: Stage) -> bool:
     before it (TEST.EVAL_PERIOD), and each file appears whole or not at all.
     """
     folder = stage.folder
-    recorded = {
-        name
-        for row in _last_rows(folder)
-        if row["iteration"] == stage.iterations
-        for name in row
-        if name.startswith("eval/")
-    }
     suffixes = ("", "_reconstruction") if stage.kind == "step1" else ("",)
     wanted = {f"eval/{name}{suffix}/AP" for name in stage.cfg.DATASETS.TEST for suffix in suffixes}
     files = [_FINAL, *([LABEL_ENCODING_FILE] if stage.kind == "step1" else [])]
     return (
         _last_checkpoint(folder) == _FINAL
         and all((folder / name).is_file() for name in files)
-        and wanted <= recorded
+        and wanted <= final_evaluation(stage).keys()
     )
+
+
+def final_evaluation(stage: Stage) -> dict[str, Any]:
+    """``eval/<data set>/<number>`` after the last update; empty before."""
+    rows = [row for row in _last_rows(stage.folder) if row["iteration"] == stage.iterations]
+    return {name: value for row in rows for name, value in row.items() if name.startswith("eval/")}
+
+
+def training_seconds(stage: Stage) -> tuple[float, int]:
+    """The time of all updates of a run so far, and their number."""
+    times = [row["time"] for row in read_rows(stage.folder) if "time" in row]
+    return sum(times), len(times)
 
 
 def seconds_per_iteration(stages: Sequence[Stage], kind: str) -> float | None:
     """The mean time of the updates that runs of a kind have done; None before the first."""
-    times = [
-        row["time"]
-        for stage in stages
-        if stage.kind == kind
-        for row in read_rows(stage.folder)
-        if "time" in row
-    ]
-    return sum(times) / len(times) if times else None
+    measured = [training_seconds(stage) for stage in stages if stage.kind == kind]
+    number = sum(updates for _, updates in measured)
+    return sum(seconds for seconds, _ in measured) / number if number else None
 
 
 def objections(stages: Sequence[Stage]) -> list[str]:

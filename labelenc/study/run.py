@@ -26,20 +26,44 @@ def run_study(args: argparse.Namespace, cfg: CfgNode) -> int:
     """
     try:
         study = _planned(args, cfg)
-        with passing_signals_on() as foreground:
-            if args.dry_run:
-                rates = {} if args.no_timing else measure(study, foreground)
-                print(plan_text(study, rates))
-                for line in objections(study.stages):
-                    print(f"warning: {line}")
-                return 0
-            return _train(study, foreground, args.allow_changes)
+        return _show(study, args.no_timing) if args.dry_run else train_study(study, args.allow_changes)
     except (ConfigError, StudyError) as error:
         return _failed(str(error))
+
+
+def train_study(study: Study, allow_changes: bool = False) -> int:
+    """Train, or go on with, each run in order, then compare them; returns the exit status, see `run_study`.
+
+    Args:
+        allow_changes: go on, with a warning, where runs of an earlier start had another configuration.
+
+    Raises:
+        StudyError: a run was begun with another number of images per update, with which it can't go on.
+    """
+    against = objections(study.stages)
+    if against and not allow_changes:
+        return _failed("\nerror: ".join(against) + "\nOr go on all the same with --allow-changes.")
+    for line in against:
+        print(f"warning: {line}", file=sys.stderr)
+    try:
+        with passing_signals_on() as foreground:
+            return _train(study, foreground)
     except Stopped as stop:
-        again = "" if args.dry_run else "; the same command goes on from there"
-        print(f"{stop}{again}", file=sys.stderr)
+        print(f"{stop}; the same command goes on from there", file=sys.stderr)
         return 128 + stop.signum
+
+
+def _show(study: Study, no_timing: bool) -> int:
+    try:
+        with passing_signals_on() as foreground:
+            rates = {} if no_timing else measure(study, foreground)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signum
+    print(plan_text(study, rates))
+    for line in objections(study.stages):
+        print(f"warning: {line}")
+    return 0
 
 
 def _planned(args: argparse.Namespace, cfg: CfgNode) -> Study:
@@ -92,12 +116,7 @@ def _columns(rows: Sequence[Sequence[str]], right: Sequence[int]) -> list[str]:
     ]
 
 
-def _train(study: Study, foreground: Foreground, allow_changes: bool) -> int:
-    against = objections(study.stages)
-    if against and not allow_changes:
-        return _failed("\nerror: ".join(against) + "\nOr go on all the same with --allow-changes.")
-    for line in against:
-        print(f"warning: {line}", file=sys.stderr)
+def _train(study: Study, foreground: Foreground) -> int:
     started, count = time.perf_counter(), len(study.stages) + 1
     for number, stage in enumerate(study.stages, 1):
         head = f"[{number}/{count}] {stage.title}"
