@@ -30,14 +30,8 @@ CONFIG_READERS = {
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
 TOP = ("pipeline", "testing", "description", "prediction", "demo", "errors")
-TOOLS_MAY_IMPORT = {
-    "labelenc.pipeline",
-    "labelenc.config",
-    "labelenc.demo",
-    "labelenc.errors",
-    "labelenc.reports",
-    "labelenc.study",
-}
+TOOLS = ("config", "demo", "errors", "pipeline", "prediction", "reports", "study")
+TOOLS_MAY_IMPORT = {f"labelenc.{name}" for name in TOOLS}
 
 
 def sources(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from labelenc.config.classes import VOC_CLASSES
 from labelenc.config.errors import ConfigError
 
 # name -> (image folder, annotation file), below DATASETS.DATA_DIR.
@@ -31,10 +32,6 @@ VOC_SETS = {
     )
     for split in splits
 }
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
-    *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 
 # Weights that come inside a Python package: name -> (module, file pattern, what to install).
 PACKAGED_WEIGHTS = {

@@ -57,3 +57,17 @@ def parse_tool(
     except ConfigError as error:
         # All processes read the same words; one message is enough.
         parser.exit(2, f"error: {error}\n" if os.environ.get("RANK", "0") == "0" else None)
+
+
+def count(word: str) -> int:
+    """The type of an argument that is a whole number from 1."""
+    if (number := int(word)) < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not 1 or more")
+    return number
+
+
+def fraction(word: str) -> float:
+    """The type of an argument from 0 to 1."""
+    if not 0 <= (number := float(word)) <= 1:
+        raise argparse.ArgumentTypeError(f"{word} is not between 0 and 1")
+    return number

@@ -14,7 +14,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from labelenc import data, engine, testing
-from labelenc.config import ConfigError, load_config, num_classes, with_num_classes
+from labelenc.config import ConfigError, known_categories, load_config, num_classes, with_num_classes
 from labelenc.data.coco import decode_image
 from labelenc.description import config_in, description_of, differences
 from labelenc.modeling import Detector, build_detector
@@ -49,10 +49,11 @@ def load_detector(
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds something else than data.
-        ConfigError: there is no configuration, or a wrong one.
+        ConfigError: there is no configuration, or a wrong one; there is no such device.
         WeightsError: the file lacks tensors of this detector.
     """
     source = str(path)
+    place = _usable_device(device)
     content = engine.load_file(engine.fetch_weight(source))
     cfg = load_config(config_file, opts) if config_file is not None else config_in(content, source, opts)
     cfg, categories = _with_classes(cfg, content, source)
@@ -60,7 +61,18 @@ def load_detector(
     load_weights(model, content, source, complete=True)
     for difference in differences(content, source, cfg):
         logger.warning("%s was trained with another configuration: %s", source, difference)
-    return Predictor(model, cfg, categories, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Predictor(model, cfg, categories, place)
+
+
+def _usable_device(name: str | None) -> str:
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    # PyTorch's ways to say that it has no such device.
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return name
 
 
 class Predictor:
@@ -175,7 +187,7 @@ def _apply(transform: data.Transform, picture: np.ndarray) -> Tensor:
 
 def _with_classes(cfg: CfgNode, content: Mapping[str, Any], source: str) -> tuple[CfgNode, Categories]:
     """The configuration with its number of classes, and their ids and names: those that the checkpoint
-    carries, else those of the data sets in the configuration, else numbers."""
+    carries, else those of the configuration's data sets (COCO and VOC need not be here), else numbers."""
     found = description_of(content, source)
     if found is not None:
         categories = tuple(zip(found["category_ids"], found["class_names"], strict=True))
@@ -187,6 +199,10 @@ def _with_classes(cfg: CfgNode, content: Mapping[str, Any], source: str) -> tupl
             continue
         return with_num_classes(cfg, info.num_classes, info.name), info.categories
     number = num_classes(cfg)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        known = known_categories(name, number)
+        if known is not None:
+            return with_num_classes(cfg, number, name), known
     logger.warning(
         "%s does not tell its classes, and no data set of the configuration is here to tell them: they are "
         "called by their numbers",

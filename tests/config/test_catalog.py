@@ -12,7 +12,7 @@ from labelenc.config import (
     resolve_dataset,
     resolve_weight,
 )
-from labelenc.config.catalog import VOC_CLASSES
+from labelenc.config.classes import VOC_CLASSES
 
 COCO = {
     "coco_2014_train": ("train2014", "instances_train2014.json"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from labelenc.config import load_config
-from labelenc.config.catalog import VOC_CLASSES
+from labelenc.config.classes import VOC_CLASSES
 from labelenc.data import DataError, build_test_loaders, build_train_loader, check_datasets, coco_ground_truth
 from labelenc.data.voc import load_voc, voc_to_coco
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from labelenc import pipeline
+from labelenc.config import ConfigError
 from labelenc.engine import CheckpointError
 from labelenc.modeling.backbone.pretrained import WeightsError
 from labelenc.supervision import HandoverError
 
-FILES = {"config.yml", "last_checkpoint", "log.txt", "metrics.jsonl", "model_final.pth"}
+FACTS = {"baseline": ("baseline", 8), "step1": ("step1", 11), "step2": ("step2", 8)}
+FILES = {"config.yml", "run.json", "last_checkpoint", "log.txt", "metrics.jsonl", "model_final.pth"}
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +66,50 @@ def test_evaluation_of_the_checkpoint_repeats_the_numbers(trained, tiny_cfg, kin
     assert pipeline.evaluate(cfg) == again
 
 
+@pytest.mark.parametrize("kind", ["baseline", "step1", "step2"])
+def test_a_checkpoint_alone_is_enough_to_evaluate_it(trained, tmp_path, kind):
+    folder, results = trained
+    weight = folder / kind / "model_final.pth"
+    again = pipeline.evaluate(None, ["MODEL.WEIGHT", str(weight), "OUTPUT_DIR", str(tmp_path)])
+    assert {key: results[kind][key] for key in again} == again
+    assert "eval/tiny_val/AP" in again
+
+
+def test_runs_tell_what_they_are(trained):
+    folder, _ = trained
+    facts = {kind: json.loads((folder / kind / "run.json").read_text()) for kind in FACTS}
+    assert {kind: (entry["kind"], entry["iterations"]) for kind, entry in facts.items()} == FACTS
+    assert facts["step1"]["label_encoding"] is None
+    assert facts["step2"]["label_encoding"] == str(folder / "step1/label_encoding_function.pth")
+    assert len(facts["baseline"]["class_names"]) == len(facts["baseline"]["category_ids"]) == 10
+
+
+def test_step2_refuses_a_head_that_step1_ran_differently(tmp_path, tiny_cfg):
+    """The switch changes what the numbers of FCOS's head mean, not their shapes."""
+    words = ("MODEL.RETINANET_ON", False, "MODEL.FCOS_ON", True, "MODEL.FCOS.FPN_STRIDES", "[8, 16, 32]")
+    words += (
+        "MODEL.RESNETS.BACKBONE_OUT_CHANNELS",
+        32,
+        "MODEL.FCOS.NUM_CONVS",
+        1,
+        "SOLVER.MAX_ITER",
+        1,
+        "SOLVER.STEPS",
+        "()",
+    )
+    pipeline.train_step1(tiny_cfg(*words, out="step1"), skip_test=True)
+    handed = str(tmp_path / "step1/label_encoding_function.pth")
+    pipeline.train_step2(tiny_cfg(*words, out="step2"), handed, skip_test=True)
+    with pytest.raises(ConfigError, match=r"MODEL\.FCOS\.NORM_REG_TARGETS was False, is True"):
+        pipeline.train_step2(
+            tiny_cfg(*words, "MODEL.FCOS.NORM_REG_TARGETS", True, out="other"), handed, skip_test=True
+        )
+
+
 def test_step2_starts_from_step1(trained):
     folder, _ = trained
     handed = torch.load(folder / "step1/label_encoding_function.pth", weights_only=True)
-    assert set(handed) == {"label_encoding_function", "rpn"}
+    assert set(handed) == {"label_encoding_function", "rpn", "description"}
     step2 = torch.load(folder / "step2/model_0000003.pth", weights_only=True)["model"]
     for name, tensor in handed["label_encoding_function"].items():
         assert torch.equal(step2[f"label_encoding_function.{name}"], tensor)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import labelenc
-from labelenc.config import ConfigError
+from labelenc.config import ConfigError, load_config
 from labelenc.data.shapes import SHAPE_NAMES
+from labelenc.modeling import build_detector
 from labelenc.prediction import PredictionError
 
 
@@ -140,23 +141,24 @@ def test_config_file_takes_the_place_of_the_carried_one(trained, tmp_path):
     torch.testing.assert_close(one.boxes, other.boxes, rtol=0, atol=0)
 
 
-def test_classes_without_names_get_numbers(trained, tmp_path, caplog):
+def test_classes_that_nobody_names_get_numbers(trained, tmp_path, caplog):
     """A published checkpoint whose data set is not on this machine."""
     content = torch.load(trained / "run/model_final.pth", weights_only=True)
     torch.save({"model": content["model"]}, tmp_path / "old.pth")
-    words = [
-        "DATASETS.TRAIN",
-        "('coco_2017_train',)",
-        "DATASETS.TEST",
-        "()",
-        "DATASETS.DATA_DIR",
-        str(tmp_path),
-    ]
-    detector = labelenc.load_detector(
-        tmp_path / "old.pth", trained / "config.yaml", [*words, "MODEL.NUM_CLASSES", "10"], "cpu"
-    )
+    words = ["DATASETS.TRAIN", "('coco_2017_train',)", "DATASETS.TEST", "()"]
+    words += ["DATASETS.DATA_DIR", str(tmp_path), "MODEL.NUM_CLASSES", "10"]
+    detector = labelenc.load_detector(tmp_path / "old.pth", trained / "config.yaml", words, "cpu")
     assert detector.class_names == tuple(map(str, range(1, 11)))
     assert "called by their numbers" in caplog.text
+
+
+def test_cocos_classes_are_known_without_coco(tmp_path, shared_dir):
+    config = "configs/retinanet/retinanet_R-50-FPN_1x.yaml"
+    words = ["MODEL.DEVICE", "cpu", "DATASETS.DATA_DIR", str(tmp_path)]
+    torch.save({"model": build_detector(load_config(config, words)).state_dict()}, tmp_path / "published.pth")
+    detector = labelenc.load_detector(tmp_path / "published.pth", config, words, "cpu")
+    truth = json.loads((shared_dir / "data/coco_mini80/annotations/val.json").read_text())
+    assert detector.categories == tuple((entry["id"], entry["name"]) for entry in truth["categories"])
 
 
 @pytest.mark.parametrize(
