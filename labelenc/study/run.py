@@ -100,7 +100,7 @@ def plan_text(study: Study, rates: dict[str, Rates]) -> str:
     lines = _columns(rows, right=(1, 2, 3))
     if rates:
         hours = f"{total / 3600:.2g} hours"
-        lines += ["", f"about {duration(total)} ({hours}) in all, from a short timing on this machine"]
+        lines += ["", f"about {duration(total)} ({hours}) without the comparison, by a short timing here"]
     commands = [shown(stage.command) for stage in study.stages] + [shown(study.comparison)]
     return "\n".join([*lines, "", "commands:", *(f"  {command}" for command in commands)])
 
@@ -147,7 +147,8 @@ def _failed(message: str, status: int = 1) -> int:
 
 
 def duration(seconds: float) -> str:
-    """``40 s``, ``12 min`` or ``3.5 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+    """``40 s``, ``3.5 min`` or ``7.5 h``."""
+    for unit, name in ((1, "s"), (60, "min")):
+        if seconds < 100 * unit:
+            return f"{seconds / unit:.{1 if unit > 1 and seconds < 10 * unit else 0}f} {name}"
+    return f"{seconds / 3600:.1f} h"

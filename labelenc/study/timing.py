@@ -97,21 +97,31 @@ def _measure_kind(
         words += ["--labelenc", str(folder / "step1" / LABEL_ENCODING_FILE)]
     words += [word for key, value in values.items() for word in (key, str(value))]
     print(f"timing {kind}: a few updates and test images …", file=sys.stderr, flush=True)
+    log = folder / f"{kind}.log"
     started = time.perf_counter()
-    with (folder / f"{kind}.log").open("wb") as log:
-        status = foreground.run(launched(TOOLS[kind], words, study.processes), log)
-    wall = time.perf_counter() - started
+    with log.open("wb") as stream:
+        status = foreground.run(launched(TOOLS[kind], words, study.processes), stream)
     if status:
-        raise StudyError(f"timing {kind} ended with status {status}: {_last_words(folder / f'{kind}.log')}")
+        raise StudyError(f"timing {kind} ended with status {status}: {_last_words(log)}")
+    wall = time.perf_counter() - started
+    return _rates(run, kind, wall, images, len(study.cfg.DATASETS.TEST))
+
+
+def _rates(run: Path, kind: str, wall: float, images: Sequence[int], test_sets: int) -> Rates:
+    """What a timed run, which took ``wall`` seconds, tells by its records and the times of its files."""
     first = _mean_time(run, 0)
-    second = first if kind == "baseline" else _mean_time(run, phase)
-    ended = (run / "model_final.pth").stat().st_mtime
-    evaluation, ended_evaluation = _evaluation(run, "", images, ended)
-    reconstruction, ended_all = 0.0, ended_evaluation
+    second = first if kind == "baseline" else _mean_time(run, PHASE_ITERATIONS)
+    trained = PHASE_ITERATIONS * (first if kind == "baseline" else first + second)
+    ended_training = (run / "model_final.pth").stat().st_mtime
+    evaluation, ended = _evaluation(run, "", images, ended_training)
+    reconstruction = 0.0
     if kind == "step1":
-        reconstruction, ended_all = _evaluation(run, "_reconstruction", images, ended_evaluation)
-    trained = phase * first + (phase * second if kind != "baseline" else 0.0)
-    return Rates(max(wall - trained - (ended_all - ended), 0), first, second, evaluation, reconstruction)
+        reconstruction, ended = _evaluation(run, "_reconstruction", images, ended)
+    page = run / "report" / "index.html"
+    # Each set has a part in the report.
+    report = page.stat().st_mtime - ended if page.is_file() else 0.0
+    fixed = wall - trained - (ended - ended_training) - report + report * test_sets / len(_SETS)
+    return Rates(max(fixed, 0.0), first, second, evaluation, reconstruction)
 
 
 def _evaluation(run: Path, suffix: str, images: Sequence[int], began: float) -> tuple[float, float]:

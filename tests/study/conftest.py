@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
-from labelenc.config import load_config
+from labelenc.config import load_config, parse_tool
 from labelenc.study import Stage, Study, plan_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,18 +41,14 @@ def plan(tiny_root: Path, tmp_path: Path):
 
 @pytest.fixture
 def arguments(tiny_root: Path, tmp_path: Path):
-    """arguments(*opts, **switches) -> what the tool's parser gives, and the configuration."""
+    """arguments(*words) -> what the tool makes of them, for a study in tmp_path / "study"."""
+    parser = module(ROOT / "tools/run_labelenc.py").parser
 
-    def make(*opts: object, **switches):
-        given = {
-            "config_file": str(tiny_root / "config.yaml"),
-            "opts": [*map(str, opts), "OUTPUT_DIR", str(tmp_path / "study")],
-            "nproc_per_node": 1,
-            **dict.fromkeys(("equal_budget", "controls", "dry_run", "no_timing", "allow_changes"), False),
-            "baseline": True,
-            **switches,
-        }
-        return argparse.Namespace(**given), load_config(given["config_file"], given["opts"])
+    def make(*words: object):
+        last = ("OUTPUT_DIR", str(tmp_path / "study"))
+        return parse_tool(
+            parser(), ["--config-file", str(tiny_root / "config.yaml"), *map(str, words), *last]
+        )
 
     return make
 

@@ -78,7 +78,7 @@ def test_a_run_that_fails_ends_the_study(arguments, tmp_path, capfd):
     (tmp_path / "study").mkdir()
     # Where step 1 is to make its folder.
     (tmp_path / "study/step1").write_text("")
-    args, cfg = arguments(baseline=False, controls=True)
+    args, cfg = arguments("--no-baseline", "--controls")
     assert run_study(args, cfg) == 1
     told = capfd.readouterr()
     assert (
@@ -96,7 +96,7 @@ def test_under_torchrun_it_says_what_to_do(arguments, monkeypatch, capsys):
 
 
 def test_plan_without_timing_leaves_nothing(arguments, tmp_path, capsys):
-    assert run_study(*arguments(dry_run=True, no_timing=True)) == 0
+    assert run_study(*arguments("--dry-run", "--no-timing")) == 0
     assert capsys.readouterr().out.startswith("run ")
     assert not (tmp_path / "study").exists()
 
@@ -104,7 +104,7 @@ def test_plan_without_timing_leaves_nothing(arguments, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--nproc-per-node", "0"), "write a number of processes, 1 or more, not '0'"),
+        (("--nproc-per-node", "0"), "0 is not 1 or more"),
         (("--equal-budgets",), "--equal-budgets"),
         (("SOLVER.BASELR", "1"), "did you mean SOLVER.BASE_LR?"),
     ],

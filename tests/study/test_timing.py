@@ -55,8 +55,8 @@ def test_measured_rates(plan, tmp_path, monkeypatch):
 
 
 def test_data_that_are_missing(arguments, tmp_path, capsys):
-    words = ("DATASETS.REGISTER.tiny_val.annotations", tmp_path / "nowhere.json")
-    args, cfg = arguments(*words, dry_run=True)
+    words = ("--dry-run", "DATASETS.REGISTER.tiny_val.annotations", tmp_path / "nowhere.json")
+    args, cfg = arguments(*words)
     assert run_study(args, cfg) == 1
     told = capsys.readouterr().err
     assert told.startswith("error: ")
