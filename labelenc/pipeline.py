@@ -170,8 +170,10 @@ def _start(
             _warn_of_differences(content, path, cfg)
         if recipe.label_encoding is not None:
             handed = engine.load_file(recipe.label_encoding)
-            check_same_heads(handed, recipe.label_encoding, cfg)
-            supervision.load_label_encoding(model, handed, recipe.label_encoding)
+            encoder_only = not cfg.MODEL.LABELENC.START_FROM_STEP1
+            if not encoder_only:
+                check_same_heads(handed, recipe.label_encoding, cfg)
+            supervision.load_label_encoding(model, handed, recipe.label_encoding, encoder_only)
     if cfg.MODEL.USE_SYNCBN and process.world_size > 1:
         synchronise_batch_norm(model)
     engine.place(model, process.device, cfg.DTYPE)

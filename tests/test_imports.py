@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"structures", "ops", "config"},
     "reports": {"config", "data", "engine", "evaluation", "structures", "visualization"},
     "dataset_tools": {"data", "reports", "visualization", "engine", "structures", "ops", "config"},
+    "study": {"config", "data"},
 }
 # The only files of these layers that see a configuration; the others get plain values.
 CONFIG_READERS = {
@@ -30,7 +31,7 @@ CONFIG_READERS = {
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
 TOP = ("pipeline", "testing", "description", "prediction", "method_pictures", "demo", "errors")
-OPEN_TO_TOOLS = ("config", "dataset_tools", "demo", "errors", "pipeline", "prediction", "reports")
+OPEN_TO_TOOLS = ("config", "dataset_tools", "demo", "errors", "pipeline", "prediction", "reports", "study")
 TOOLS_MAY_IMPORT = {f"labelenc.{name}" for name in OPEN_TO_TOOLS}
 
 
