@@ -15,6 +15,7 @@ from labelenc.evaluation import EvaluationError
 from labelenc.modeling.backbone.pretrained import WeightsError
 from labelenc.prediction import PredictionError
 from labelenc.reports import ReportError
+from labelenc.study import StudyError
 from labelenc.supervision import HandoverError
 
 USER_ERRORS = (
@@ -26,6 +27,7 @@ USER_ERRORS = (
     HandoverError,
     ReportError,
     PredictionError,
+    StudyError,
     TrainingError,
     WeightsError,
 )

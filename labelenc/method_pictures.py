@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,10 @@ import numpy as np
 from torch import Tensor
 from yacs.config import CfgNode
 
-from labelenc import data, engine, ops, visualization
+from labelenc import data, engine, ops, testing, visualization
 from labelenc.engine import MetricsWriter
 from labelenc.modeling import Detector
-from labelenc.structures import Batch, BoxList, DatasetInfo, ImageBatch
+from labelenc.structures import Batch, BoxList, DatasetInfo
 from labelenc.supervision import LabelEncStep1, LabelEncStep2, compared_levels
 from labelenc.visualization import Scene, boxes_panel, distance_panel, label_map_panel, map_panel, strip
 
@@ -63,15 +64,16 @@ class View:
 
 @dataclass(frozen=True)
 class When:
-    """Which weights are seen; as text, for captions."""
+    """Which weights are seen; as text, for titles and captions. ``run`` is "step1" or "step2"."""
 
     run: str
     iteration: int
     averaged: bool
 
     def __str__(self) -> str:
+        step = "step 1" if self.run == "step1" else "step 2"
         passed = f"after {self.iteration} iterations" if self.iteration else "before training"
-        return passed + (", averaged weights" if self.averaged and self.iteration else "")
+        return f"{step} {passed}" + (", averaged weights" if self.averaged and self.iteration else "")
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,7 @@ class Strip:
     level: str | None
 
 
-def painter(
-    cfg: CfgNode,
-    model: Detector,
-    prepare: Callable[[ImageBatch], ImageBatch],
-    writer: MetricsWriter,
-    test: bool,
-) -> Callable[[int], None] | None:
+def painter(cfg: CfgNode, model: Detector, writer: MetricsWriter, test: bool) -> Callable[[int], None] | None:
     """``paint(updates done)`` for a run of step 1 or 2; None where TEST.METHOD_IMAGES or the model has none.
 
     Call it on all processes; rank 0 draws, the others wait. It writes the folder ``method/iteration_<n>`` of
@@ -99,7 +95,6 @@ def painter(
     Args:
         cfg: of the run, with the classes of the data.
         model: as it is trained.
-        prepare: gives the model's input.
         writer: receives the pictures for TensorBoard.
         test: choose the images from DATASETS.TEST, not DATASETS.TRAIN.
     """
@@ -113,8 +108,9 @@ def painter(
             examples.append(data.read_examples(cfg, names, cfg.TEST.METHOD_IMAGES))
         [(info, batches)] = examples
         with engine.evaluating(model):
-            views = [view(model, batch, prepare, cfg.INPUT.TO_BGR255) for batch in batches]
+            views = [view(cfg, model, batch) for batch in batches]
         folder = Path(cfg.OUTPUT_DIR) / FOLDER / f"iteration_{iteration:07d}"
+        _drop_later(folder)
         run = "step1" if isinstance(model, LabelEncStep1) else "step2"
         sheets = write_views(folder, views, info, When(run, iteration, cfg.SOLVER.EMA_DECAY > 0))
         writer.images(iteration, sheets)
@@ -124,10 +120,10 @@ def painter(
     return lambda iteration: engine.on_main(partial(paint, iteration))
 
 
-def view(model: StepModel, batch: Batch, prepare: Callable[[ImageBatch], ImageBatch], bgr: bool) -> View:
+def view(cfg: CfgNode, model: StepModel, batch: Batch) -> View:
     """See one image, the only one of ``batch`` (uint8, on the CPU), with a model in eval mode."""
     device = next(model.parameters()).device
-    images, target = prepare(batch.images.to(device)), batch.targets[0].to(device)
+    images, target = testing.prepare(cfg, batch.images.to(device)), batch.targets[0].to(device)
     height, width = images.tensors.shape[-2:]
     features = model.backbone(images.tensors)
     encodings = model.label_encoding_function([target], (height, width))
@@ -139,7 +135,7 @@ def view(model: StepModel, batch: Batch, prepare: Callable[[ImageBatch], ImageBa
         distance = (adapted - encoding).square().mean(dim=1)[0].cpu()
         name = f"P{number}"
         if name in SHOWN_LEVELS:
-            levels[name] = Level(adapted[0].cpu(), encoding[0].cpu(), distance)
+            levels[name] = Level(_finite(adapted[0]), _finite(encoding[0]), distance)
         distances[name] = float(distance.mean())
         total += float(distance.sum())
     cells = sum(feature.shape[-2] * feature.shape[-1] for feature in features)
@@ -149,7 +145,7 @@ def view(model: StepModel, batch: Batch, prepare: Callable[[ImageBatch], ImageBa
     )
     rows, columns = images.image_sizes[0]
     pixels = batch.images.tensors[0, :, :rows, :columns].permute(1, 2, 0).numpy()
-    pixels = np.ascontiguousarray(pixels if bgr else pixels[..., ::-1])
+    pixels = np.ascontiguousarray(pixels if cfg.INPUT.TO_BGR255 else pixels[..., ::-1])
     found = found.to("cpu")
     scene = Scene(pixels, batch.targets[0], (width, height))
     return View(
@@ -162,6 +158,11 @@ def view(model: StepModel, batch: Batch, prepare: Callable[[ImageBatch], ImageBa
         distances,
         total / cells,
     )
+
+
+def _finite(level: Tensor) -> Tensor:
+    # Untrained or diverging networks may overflow, and colours of nothing are no reason to end a run.
+    return level.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).cpu()
 
 
 def write_views(folder: Path, views: Sequence[View], info: DatasetInfo, when: When) -> dict[str, np.ndarray]:
@@ -180,11 +181,11 @@ def write_views(folder: Path, views: Sequence[View], info: DatasetInfo, when: Wh
             pictures.append({**entry, "level": found.level, "kind": kind})
         sheets[f"{FOLDER}/image_{one.image_id}"] = np.concatenate([found.picture for found in strips])
     distances = [
-        {"image_id": one.image_id, "level": level, "distance": distance}
+        {"image_id": one.image_id, "level": level, "distance": _number(distance)}
         for one in views
         for level, distance in one.distances.items()
     ]
-    mean = {str(one.image_id): one.mean_distance for one in views}
+    mean = {str(one.image_id): _number(one.mean_distance) for one in views}
     summary = {"iteration": when.iteration, "run": when.run, "dataset": info.name}
     _write_json(folder / "summary.json", {**summary, "distances": distances, "mean": mean})
     # The last: who finds it finds everything that it lists.
@@ -247,8 +248,19 @@ def _features_strip(one: View, name: str, colours: tuple[np.ndarray, np.ndarray]
     return Strip(strip(title, panels), caption, name)
 
 
+def _drop_later(folder: Path) -> None:
+    """Pictures of iterations that this run has not reached are of one that was lost, as in metrics.jsonl."""
+    for other in folder.parent.glob("iteration_" + 7 * "[0-9]"):
+        if other.name > folder.name:
+            shutil.rmtree(other, ignore_errors=True)
+
+
 def _write_file(path: Path, content: bytes) -> None:
     engine.replace_file(path, lambda stream: stream.write(content))
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,7 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
                 checkpointer=checkpointer,
                 writer=writer,
                 evaluate=(lambda _: testing.evaluate_sets(cfg, model, process)) if tests else None,
-                show=method_pictures.painter(cfg, model, partial(testing.prepare, cfg), writer, tests),
+                show=method_pictures.painter(cfg, model, writer, tests),
                 no_sync=parallel.no_sync,
             )
             with engine.average_in_use(state.average):
@@ -171,8 +170,10 @@ def _start(
             _warn_of_differences(content, path, cfg)
         if recipe.label_encoding is not None:
             handed = engine.load_file(recipe.label_encoding)
-            check_same_heads(handed, recipe.label_encoding, cfg)
-            supervision.load_label_encoding(model, handed, recipe.label_encoding)
+            encoder_only = not cfg.MODEL.LABELENC.START_FROM_STEP1
+            if not encoder_only:
+                check_same_heads(handed, recipe.label_encoding, cfg)
+            supervision.load_label_encoding(model, handed, recipe.label_encoding, encoder_only)
     if cfg.MODEL.USE_SYNCBN and process.world_size > 1:
         synchronise_batch_norm(model)
     engine.place(model, process.device, cfg.DTYPE)

@@ -19,8 +19,9 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"structures", "ops"},
     "visualization": {"structures", "ops"},
     "engine": {"structures", "ops", "config"},
-    "dataset_tools": {"config", "data", "engine", "reports", "structures", "visualization"},
     "reports": {"config", "data", "engine", "evaluation", "structures", "visualization"},
+    "dataset_tools": {"data", "reports", "visualization", "engine", "structures", "ops", "config"},
+    "study": {"config", "data"},
 }
 # The only files of these layers that see a configuration; the others get plain values.
 CONFIG_READERS = {
@@ -30,7 +31,7 @@ CONFIG_READERS = {
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
 TOP = ("pipeline", "testing", "description", "prediction", "method_pictures", "demo", "errors")
-OPEN_TO_TOOLS = ("config", "dataset_tools", "demo", "errors", "pipeline", "prediction", "reports")
+OPEN_TO_TOOLS = ("config", "dataset_tools", "demo", "errors", "pipeline", "prediction", "reports", "study")
 TOOLS_MAY_IMPORT = {f"labelenc.{name}" for name in OPEN_TO_TOOLS}
 
 

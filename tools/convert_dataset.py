@@ -21,13 +21,13 @@ def share(text: str) -> float:
     return value
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
         description=textwrap.fill(" ".join(DESCRIPTION.split()), 100),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = arguments.add_argument
     add("folder", metavar="DIR", help="the folder to convert")
     add("--output", metavar="DIR", help="write DIR/annotations/<split>.json (default: the folder itself)")
     add("--format", choices=("auto", "voc", "yolo"), default="auto", help="of the folder (default: auto)")
@@ -37,21 +37,18 @@ def main() -> None:
     add("--skip-faulty", action="store_true", help="leave out unreadable images and malformed labels")
     exif = "what YOLO labels of photos with an EXIF rotation refer to: the picture as shown, or as stored"
     add("--exif", choices=("shown", "stored"), default="shown", help=f"{exif} (default: shown)")
-    args = parser.parse_args()
+    return arguments
+
+
+def main() -> None:
+    args = parser().parse_args()
     # After parsing, so that --help and mistakes answer at once.
     from labelenc import dataset_tools, errors
 
     with errors.readable_errors():
-        dataset_tools.convert(
-            args.folder,
-            args.output,
-            args.format,
-            args.val_share,
-            args.seed,
-            args.overwrite,
-            args.skip_faulty,
-            displayed=args.exif == "shown",
-        )
+        places = (args.folder, args.output, args.format)
+        options = (args.val_share, args.seed, args.overwrite, args.skip_faulty)
+        dataset_tools.convert(*places, *options, displayed=args.exif == "shown")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ examples:
 INPUTS = 'picture, video, folder, quoted glob pattern, .txt file of paths, URL, or "webcam", "webcam:1" …'
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The arguments; a test reads the documented commands with it."""
+    arguments = argparse.ArgumentParser(
         description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
+    add = arguments.add_argument
     add("checkpoint", metavar="CHECKPOINT", help="trained weights, such as exps/run/model_final.pth")
     add("inputs", metavar="INPUT", nargs="+", help=INPUTS)
     add("--output", default="predictions", metavar="DIR", help="default: %(default)s")
@@ -34,17 +35,17 @@ def main() -> None:
     add("--device", help='such as "cpu" or "cuda:1", default: a GPU where there is one')
     add("--config-file", metavar="FILE", help="for weights without a configuration")
     add("--set", nargs=2, action="extend", default=[], metavar=("KEY", "VALUE"), help="override a config key")
-    args = parser.parse_args()
+    return arguments
+
+
+def main() -> None:
+    args = parser().parse_args()
     # After parsing, so that --help and mistakes answer at once.
     from labelenc import errors, prediction
 
+    pictures, limit = not args.no_pictures, args.max_frames
     settings = prediction.Settings(
-        args.score_threshold,
-        args.batch_size,
-        not args.no_pictures,
-        args.recursive,
-        args.every,
-        args.max_frames,
+        args.score_threshold, args.batch_size, pictures, args.recursive, args.every, limit
     )
     with errors.readable_errors():
         prediction.predict_files(

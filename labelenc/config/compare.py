@@ -29,10 +29,11 @@ FREE_KEYS = (
 )
 
 
-def changed_keys(written: Path, cfg: CfgNode) -> list[str]:
+def changed_keys(written: Path, cfg: CfgNode, held: Sequence[str] = ()) -> list[str]:
     """``KEY was A, is B`` for the keys in which ``cfg`` differs from a ``config.yml`` written earlier.
 
-    Keys that may change freely are left out; without a readable file the list is empty.
+    Keys that may change freely are left out, except those of ``held`` (keys or groups); without a readable
+    file the list is empty.
 
     Raises:
         ConfigError: the number of images per update differs, so the updates done count for something else.
@@ -51,7 +52,7 @@ def changed_keys(written: Path, cfg: CfgNode) -> list[str]:
     return [
         _difference(key, old, new)
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not _below(key, FREE_KEYS)
+        if old.get(key) != new.get(key) and (_below(key, held) or not _below(key, FREE_KEYS))
     ]
 
 

@@ -117,6 +117,9 @@ def _model() -> CN:
             DISTANCE_LOSS_WARMUP_ITERS=30000,
             # Step 2: iterations after which the auxiliary loss ends.
             AUXILIARY_LOSS_ITERS=80000,
+            # New: step 2's head and FPN start from step 1. False: only the label encoder is taken from it, a
+            # control that shows what the supervision does without the head start.
+            START_FROM_STEP1=True,
             # New: scales the inner widths of the label encoder; 1.0 is the paper.
             ENCODER_WIDTH=1.0,
         )

@@ -19,7 +19,8 @@ from labelenc.data import Annotations, DataError, NamedSet, Problem, SetStatisti
 from labelenc.data.coco import decode_image
 from labelenc.data.statistics import LARGE, SMALL
 from labelenc.engine import CheckpointError
-from labelenc.reports.page import Cell, Page
+from labelenc.reports import Page
+from labelenc.reports.page import Cell
 from labelenc.structures import BoxList
 from labelenc.visualization import CLASSES_IN_A_COLUMN, Distribution
 
@@ -59,7 +60,7 @@ def write_page(found: Findings, sizes: Sizes, folder: Path, samples: int) -> Pat
     """Write ``index.html`` and its pictures into ``folder``; returns the page's path.
 
     Raises:
-        DataError: the folder cannot be written to.
+        CheckpointError: the folder cannot be written to.
     """
     colours = visualization.run_colours(part.name for part in found.statistics)
     page = Page("Data set check", ", ".join(part.name for part in found.statistics))

@@ -49,7 +49,7 @@ class Analysis:
 def analyse(
     ground_truth: str | os.PathLike[str] | Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
-    score_threshold: float | None = None,
+    score_threshold: float | None = SCORE_THRESHOLD,
 ) -> Analysis:
     """Precision-recall, size, calibration, confusion, causes of errors and quality per image.
 

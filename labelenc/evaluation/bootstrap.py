@@ -82,7 +82,8 @@ def bootstrap_ap(
 
     A resample draws as many images as there are, with replacement; every run is evaluated on the same
     resamples, so that what is common to the runs cancels in their differences. Each resample has its
-    exact AP: detections are matched once, then every image counts as often as it was drawn.
+    exact AP: detections are matched once, then every image counts as often as it was drawn. (Equal scores of
+    one class in one image stay together, where an evaluator would take turns among the copies.)
 
     The intervals tell what other images would change. They do not tell what another training seed would:
     two trainings of one recipe may differ by more than they say.

@@ -29,7 +29,8 @@ class ImageQuality:
 
     def worst(self, count: int) -> list[int]:
         """Ids of the images with the highest loss above 0, the worst first; at most ``count``."""
-        return [int(i) for i in self.image_ids[_largest(self.loss, count)]]
+        ids: list[int] = self.image_ids[_largest(self.loss, count)].tolist()
+        return ids
 
 
 def most_different(first: ImageQuality, second: ImageQuality, count: int) -> tuple[list[int], list[int]]:
@@ -43,7 +44,8 @@ def most_different(first: ImageQuality, second: ImageQuality, count: int) -> tup
     if not np.array_equal(first.image_ids, second.image_ids):
         raise ValueError("two runs can be compared by image only when both were evaluated on the same images")
     gain = first.loss - second.loss
-    return tuple([int(i) for i in first.image_ids[_largest(g, count)]] for g in (gain, -gain))  # type: ignore[return-value]
+    better, worse = (first.image_ids[_largest(values, count)].tolist() for values in (gain, -gain))
+    return better, worse
 
 
 def image_quality(tables: BoxTables, pairs: Pairs, matches: Matches, score_threshold: float) -> ImageQuality:

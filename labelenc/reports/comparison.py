@@ -84,7 +84,7 @@ def write_comparison(
     _check_same_truth(found, dataset)
     truth = coco_ground_truth(found[0].cfg, dataset)
     detections = {run.name: run.sets[dataset].detections for run in found}
-    analyses = {name: analyse(truth, entries) for name, entries in detections.items()}
+    analyses = {name: analyse(truth, entries, score_threshold=None) for name, entries in detections.items()}
     bootstrap = bootstrap_ap(truth, detections, samples) if samples else None
     path = Path(path) if str(path).endswith(".html") else Path(path) / "index.html"
     comparison = Comparison(dataset, _results(found, dataset), bootstrap, path)

@@ -62,7 +62,7 @@ def add_set(page: Page, run: Run, found: EvaluatedSet) -> None:
     result = RunResult(found.name, "other", found.summary, 0)
     try:
         truth = coco_ground_truth(run.cfg, found.dataset)
-        numbers = analyse(truth, found.detections)
+        numbers = analyse(truth, found.detections, score_threshold=None)
     except (ConfigError, DataError, EvaluationError, OSError) as error:
         _add_numbers(page, result, None)
         page.add_text(f"Curves and images are left out, because the truth of this set can't be read: {error}")

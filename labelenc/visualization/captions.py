@@ -86,7 +86,7 @@ def _margin(size: int) -> int:
 def _placed(caption: Caption, size: int, canvas: tuple[int, int], taken: np.ndarray) -> _Plate:
     """The caption at the first corner of its box where it covers no other one, or covers least."""
     text = _fitting(caption, size, canvas[0] - 2 * _margin(size))
-    width, height = _text_width(text, size) + 2 * _margin(size), _plate_height(size)
+    width, height = text_width(text, size) + 2 * _margin(size), _plate_height(size)
     x0, y0, x1, y1 = caption.frame
     right = x1 + 1 - width
     corners = np.array(
@@ -114,26 +114,33 @@ def _placed(caption: Caption, size: int, canvas: tuple[int, int], taken: np.ndar
 
 def _fitting(caption: Caption, size: int, room: int) -> str:
     """Name and score, with an ellipsis for the end of a name that is wider than ``room`` pixels."""
-    name, score = _printable(caption.name), f" {caption.score}" if caption.score else ""
-    if _text_width(name + score, size) <= room:
+    name, score = printable(caption.name), f" {caption.score}" if caption.score else ""
+    if text_width(name + score, size) <= room:
         return name + score
     fits, too_long = 0, len(name)
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
-        if _text_width(f"{name[:middle]}…{score}", size) <= room:
+        if text_width(f"{name[:middle]}…{score}", size) <= room:
             fits = middle
         else:
             too_long = middle
     return f"{name[:fits]}…{score}"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text on one line, with marks for what can't be drawn."""
     # OpenCV breaks lines by itself, and a lone surrogate, which JSON may hold, ends the whole process.
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
 
 
-def _text_width(text: str, size: int) -> int:
+def text_width(text: str, size: int) -> int:
+    """The width in pixels of a `printable` text of ``size`` pixels."""
     return cv2.getTextSize((0, 0), text, (0, 0), _font(), size, _WEIGHT)[2]
+
+
+def write_text(canvas: np.ndarray, text: str, place: tuple[int, int], colour: Colour, size: int) -> None:
+    """Write a `printable` text from ``place``, the left end of its base line, on."""
+    cv2.putText(canvas, text, place, colour, _font(), size, _WEIGHT)
 
 
 def _draw(canvas: np.ndarray, plate: _Plate, size: int) -> None:
@@ -142,7 +149,7 @@ def _draw(canvas: np.ndarray, plate: _Plate, size: int) -> None:
         canvas, (plate.left, plate.top), (plate.left + plate.width - 1, bottom - 1), plate.colour, cv2.FILLED
     )
     baseline = (plate.left + _margin(size), bottom - round(0.33 * size))
-    cv2.putText(canvas, plate.text, baseline, ink_colour(plate.colour), _font(), size, _WEIGHT)
+    write_text(canvas, plate.text, baseline, ink_colour(plate.colour), size)
 
 
 # Between regular and bold.

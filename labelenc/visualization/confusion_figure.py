@@ -41,7 +41,9 @@ def plot_confusion(
         f"{_short(name)} ({n:,})" for name, n in zip([*class_names, "background"], total[:, 0], strict=True)
     ]
     named = slice(None, None, -(-size // _NAMES_UP_TO))
-    axis.set_xticks(range(size)[named], columns[named], fontsize=9, rotation=90 if size > 4 else 0)
+    # A letter is about 0.08 inches wide.
+    wide = 0.08 * max(map(len, columns)) > 0.5 * inches / size
+    axis.set_xticks(range(size)[named], columns[named], fontsize=9, rotation=90 if wide else 0)
     axis.set_yticks(range(size)[named], rows[named], fontsize=9)
     axis.set(xlabel="detected as", ylabel="truth (boxes)")
     axis.set_title(title, fontsize=11, loc="left")

@@ -146,14 +146,17 @@ def plot_reliability(
     error = "" if expected_error is None else f"; expected calibration error {100 * expected_error:.1f}"
     tidy(upper, f"Right detections by score (%){error}")
     upper.set_ylim(0, 102)
-    upper.legend(frameon=False, fontsize=9, loc="upper left")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     # Weak detections outnumber the others a thousandfold.
     lower.bar(
         edges[:-1], counts, widths, align="edge", color="#aaaaaa", edgecolor="white", log=bool(counts.any())
     )
     tidy(lower, "Detections (logarithmic)", grid="y")
     lower.set(xlabel="score", xlim=(edges[0], edges[-1]))
-    if not counts.any():
+    if counts.any():
+        # Bars of one detection are seen, and equal ones are of equal height.
+        lower.set_ylim(bottom=0.5)
+    else:
         upper.text(0.7, 0.2, "no detections", ha="center", transform=upper.transAxes, color=_GREY)
         lower.set_yticks([])
     return figure

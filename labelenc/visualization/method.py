@@ -11,13 +11,15 @@ from torch import Tensor
 
 from labelenc.structures import BoxList
 from labelenc.visualization.boxes import class_colour, draw_boxes
+from labelenc.visualization.captions import printable, text_width, write_text
 from labelenc.visualization.encodings import label_map_image
 
 WIDTH, COLUMNS = 1100, 3
 MAX_HEIGHT = 320
 _GAP = 16
 _CELL = (WIDTH - _GAP * (COLUMNS - 1)) // COLUMNS
-_FONT, _LINE, _FOOT = cv2.FONT_HERSHEY_SIMPLEX, 26, 42
+_LINE, _FOOT = 26, 42
+_TITLE_SIZE, _CAPTION_SIZE, _SMALL_SIZE = 17, 14, 13
 _LEGEND_LINE, _INK, _FRAME = 16, (30, 30, 30), (200, 200, 200)
 # Of two unrelated maps of unit variance the distance is 2; double that is rarely passed.
 _FARTHEST, _TICKS = 4.0, (0.0, 0.25, 1.0, 4.0)
@@ -84,8 +86,11 @@ def map_panel(scene: Scene, colours: np.ndarray, caption: str) -> Panel:
 
 
 def distance_panel(scene: Scene, distance: Tensor, caption: str) -> Panel:
-    """What each position (h, w) of a level contributes to the distance, 0 to 4, in colours of its root."""
-    values = distance.detach().cpu().float().clamp(0, _FARTHEST).numpy()
+    """What each position (h, w) of a level contributes to the distance, 0 to 4, in colours of its root.
+
+    What is no number is drawn as 4.
+    """
+    values = distance.detach().cpu().float().nan_to_num(nan=_FARTHEST).clamp(0, _FARTHEST).numpy()
     picture = _with_frames(scene, _aligned(scene, _heat(values)))
     return Panel(picture, caption, with_distance_bar=True)
 
@@ -94,14 +99,14 @@ def strip(title: str, panels: Sequence[Panel]) -> np.ndarray:
     """At most three panels side by side under a title; uint8 (h, 1100, 3) in BGR order."""
     height = max(panel.picture.shape[0] for panel in panels)
     canvas = np.full((_LINE + height + _FOOT, WIDTH, 3), 255, np.uint8)
-    _write(canvas, title, (0, _LINE - 8), 0.55)
+    _write(canvas, title, (0, _LINE - 8), _TITLE_SIZE)
     for number, panel in enumerate(panels):
         left = number * (_CELL + _GAP)
         rows, columns = panel.picture.shape[:2]
         canvas[_LINE : _LINE + rows, left : left + columns] = panel.picture
         cv2.rectangle(canvas, (left, _LINE), (left + columns - 1, _LINE + rows - 1), _FRAME, 1)
         base = _LINE + height + 17
-        end = _write(canvas, panel.caption, (left, base), 0.45)
+        end = _write(canvas, panel.caption, (left, base), _CAPTION_SIZE)
         _draw_legend(canvas, panel.legend, (end + 14, base), left + _CELL)
         if panel.with_distance_bar:
             _draw_bar(canvas, end + 14, left + _CELL - 18, base)
@@ -136,16 +141,11 @@ def _heat(values: np.ndarray) -> np.ndarray:
     return cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
 
 
-def _write(canvas: np.ndarray, text: str, place: tuple[int, int], scale: float) -> int:
+def _write(canvas: np.ndarray, text: str, place: tuple[int, int], size: int) -> int:
     """Write from ``place`` (left end of the base line) on; the column where the text ends."""
-    # OpenCV's built-in fonts draw ASCII only.
-    text = text.encode("ascii", "replace").decode()
-    cv2.putText(canvas, text, place, _FONT, scale, _INK, 1, cv2.LINE_AA)
-    return place[0] + _text_width(text, scale)
-
-
-def _text_width(text: str, scale: float) -> int:
-    return cv2.getTextSize(text, _FONT, scale, 1)[0][0]
+    text = printable(text)
+    write_text(canvas, text, place, _INK, size)
+    return place[0] + text_width(text, size)
 
 
 def _draw_legend(
@@ -155,14 +155,14 @@ def _draw_legend(
     start, base = place
     x, last = start, base + _LEGEND_LINE
     for name, label in legend:
-        width = 14 + _text_width(name, 0.4)
+        width = 14 + text_width(printable(name), _SMALL_SIZE)
         if x + width > right and base < last:
             x, base = start, last
         if x + width > right:
-            _write(canvas, "...", (min(x, right - 12), base), 0.4)
+            _write(canvas, "…", (min(x, right - 12), base), _SMALL_SIZE)
             return
         cv2.rectangle(canvas, (x, base - 9), (x + 9, base), class_colour(label), cv2.FILLED)
-        x = _write(canvas, name, (x + 14, base), 0.4) + 12
+        x = _write(canvas, name, (x + 14, base), _SMALL_SIZE) + 12
 
 
 def _draw_bar(canvas: np.ndarray, left: int, right: int, base: int) -> None:
@@ -172,6 +172,6 @@ def _draw_bar(canvas: np.ndarray, left: int, right: int, base: int) -> None:
     for tick in _TICKS:
         x = left + round((right - left - 1) * (tick / _FARTHEST) ** 0.5)
         text = f"{tick:g}" + ("+" if tick == _FARTHEST else "")
-        half = _text_width(text, 0.4) // 2
+        half = text_width(text, _SMALL_SIZE) // 2
         cv2.line(canvas, (x, base - 12), (x, base - 1), _INK, 1)
-        _write(canvas, text, (x - half, base + 11), 0.4)
+        _write(canvas, text, (x - half, base + 11), _SMALL_SIZE)

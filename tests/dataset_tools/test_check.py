@@ -57,7 +57,7 @@ def test_page_of_two_sets(load, shapes, tmp_path, heard):
     out = tmp_path / "page"
     check_config(load(RETINANET), output=str(out), samples=5)
     html = (out / "index.html").read_text()
-    assert not re.findall(r'(?:src|href)="(?!data:|#s)', html)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
     found = {path.name for path in out.iterdir()}
     assert found == {
         "index.html", "classes.png", "boxes.png", "images.png", "images_train.jpg", "images_val.jpg",
@@ -88,7 +88,7 @@ def test_where_the_page_goes(load, tmp_path, heard, monkeypatch):
     assert {path.name for path in (tmp_path / "run/dataset_check").glob("*.png")} == {
         "classes.png", "boxes.png", "images.png",
     }  # fmt: skip
-    with pytest.raises(DataError, match="cannot write the page"):
+    with pytest.raises(DataError, match="cannot write"):
         check_config(load(RETINANET), output=str(tmp_path / "config.yaml"), samples=0)
 
 

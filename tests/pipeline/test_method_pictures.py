@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from labelenc import data, engine, method_pictures, pipeline
+from labelenc import data, engine, method_pictures, pipeline, testing
 from labelenc.config import ConfigError
 from labelenc.supervision import LabelEncStep1, LabelEncStep2
 
@@ -30,10 +30,9 @@ DETECTORS = {"retinanet": (), "fcos": (*FCOS, "MODEL.RESNETS.BACKBONE_OUT_CHANNE
 
 
 def see(cfg, model):
-    prepare = partial(pipeline.prepare, cfg)
     [batch] = data.read_examples(cfg, cfg.DATASETS.TEST, 1)[1]
     with engine.evaluating(model):
-        return batch, method_pictures.view(model, batch, prepare, cfg.INPUT.TO_BGR255)
+        return batch, method_pictures.view(cfg, model, batch)
 
 
 def normalised(level: torch.Tensor) -> np.ndarray:
@@ -47,7 +46,7 @@ def test_distances_are_those_of_the_loss(seed, tiny_cfg, detector, step) -> None
     cfg = tiny_cfg(*CLASSES, *DETECTORS[detector])
     model = step(cfg).train()
     batch, view = see(cfg, model)
-    images = pipeline.prepare(cfg, batch.images)
+    images = testing.prepare(cfg, batch.images)
     losses = model(images, batch.targets)
     [loss] = [losses[name] for name in ("loss_distance", "loss_auxiliary") if name in losses]
     assert view.mean_distance == pytest.approx(loss.item(), rel=1e-4)
@@ -72,9 +71,20 @@ def test_the_models_modes_and_gradients_stay(tiny_cfg, tmp_path) -> None:
         parameter.grad = torch.ones_like(parameter)
     modes = [module.training for module in model.modules()]
     with engine.MetricsWriter(tmp_path, 0, 1) as writer:
-        method_pictures.painter(cfg, model, partial(pipeline.prepare, cfg), writer, test=True)(0)
+        method_pictures.painter(cfg, model, writer, test=True)(0)
     assert [module.training for module in model.modules()] == modes
     assert all((parameter.grad == 1).all() for parameter in model.parameters())
+
+
+def test_overflowing_features_end_no_run(tiny_cfg, tmp_path) -> None:
+    cfg = tiny_cfg(*CLASSES, "TEST.METHOD_IMAGES", 1)
+    model = LabelEncStep2(cfg)
+    for part in (model.feature_adapt, model.label_encoding_function):
+        torch.nn.init.constant_(next(part.parameters()), torch.inf)
+    with engine.MetricsWriter(tmp_path, 0, 1) as writer:
+        method_pictures.painter(cfg, model, writer, test=True)(0)
+    [summary] = (tmp_path / "run/method").glob("*/summary.json")
+    assert set(json.loads(summary.read_text())["mean"].values()) == {None}
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +174,8 @@ def test_weights_are_those_of_a_run_without_pictures(painted, tiny_cfg, tmp_path
 
 
 def test_half_types_without_a_test_set(tiny_cfg, tmp_path) -> None:
+    # What a run left that got further but lost its checkpoints.
+    (tmp_path / "run/method/iteration_0000900").mkdir(parents=True)
     cfg = tiny_cfg("TEST.METHOD_IMAGES", 3, "DTYPE", "bfloat16", "SOLVER.MAX_ITER", 2, "DATASETS.TEST", "()")
     pipeline.train_step1(cfg)
     folders = sorted((tmp_path / "run/method").iterdir())

@@ -74,6 +74,7 @@ def load(few_images, tmp_path):
             "SOLVER.STEPS": (),
             "OUTPUT_DIR": tmp_path / out,
             "TEST.METHOD_IMAGES": 0,
+            "TEST.REPORT": False,
             "SEED": 1,
         }
         flat = [str(word) for pair in words.items() for word in pair]
