@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from labelenc.study import run_study
+from labelenc.study import run_study, train_study
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -36,42 +37,42 @@ def rows(folder: Path) -> list[dict]:
 
 
 def test_stopped_changed_and_gone_on_with(tiny_root, tmp_path):
-    """SIGTERM in step 1; then another configuration is refused, and the same command finishes."""
-    folder, many = tmp_path / "study", ("SOLVER.MAX_ITER", 60, "TEST.REPORT", False)
-    program = start(tiny_root, folder, *many)
+    """SIGTERM in step 2; then another configuration is refused, and the same command finishes."""
+    folder = tmp_path / "study"
+    words = ["--no-baseline", "SOLVER.MAX_ITER", 60, "TEST.REPORT", False, "TEST.METHOD_IMAGES", 0]
+    program = start(tiny_root, folder, *words)
     deadline = time.monotonic() + 120
-    while len(rows(folder / "step1")) < 2 and time.monotonic() < deadline:
+    while len(rows(folder / "step2")) < 2 and time.monotonic() < deadline:
         assert program.poll() is None, program.communicate()
         time.sleep(0.005)
     program.send_signal(signal.SIGTERM)
     told, _ = program.communicate(timeout=120)
     assert program.returncode == 128 + signal.SIGTERM, told
+    assert "[1/3] step 1: iterations 1 to 63\n" in told
+    assert "[2/3] step 2: iterations 1 to 60\n" in told
     assert "stopped by SIGTERM after iteration" in told
     assert told.endswith("stopped by SIGTERM; the same command goes on from there\n")
-    done = len(rows(folder / "step1"))
-    assert 2 <= done < 63
-    assert not (folder / "step2").exists()
-    weights = (folder / "baseline/model_final.pth").stat().st_mtime_ns
+    done = len(rows(folder / "step2"))
+    assert 2 <= done < 60
+    handed = (folder / "step1/label_encoding_function.pth").stat().st_mtime_ns
 
-    program = start(tiny_root, folder, *many, "SOLVER.BASE_LR", 0.5)
+    program = start(tiny_root, folder, *words, "SOLVER.BASE_LR", 0.5)
     told, _ = program.communicate(timeout=60)
     assert program.returncode == 1
-    assert (
-        f"{folder / 'baseline'} was trained with another configuration: SOLVER.BASE_LR was 0.01, is 0.5"
-        in (told)
-    )
+    complaint = "was trained with another configuration: SOLVER.BASE_LR was 0.01, is 0.5"
+    assert f"error: {folder / 'step1'} {complaint}" in told
+    assert f"error: {folder / 'step2'} {complaint}" in told
     assert "--allow-changes" in told
 
-    program = start(tiny_root, folder, *many)
+    program = start(tiny_root, folder, *words)
     told, _ = program.communicate(timeout=120)
     assert program.returncode == 0, told
-    assert f"[1/4] baseline: finished, in {folder / 'baseline'}" in told
-    assert f"[2/4] step 1: iterations {done + 1} to 63, about" in told
-    assert "[3/4] step 2: iterations 1 to 60\n" in told
-    assert (folder / "baseline/model_final.pth").stat().st_mtime_ns == weights
-    updates = [row["iteration"] for row in rows(folder / "step1") if "loss" in row]
-    assert updates == list(range(1, 64))
+    assert f"[1/3] step 1: finished, in {folder / 'step1'}" in told
+    assert f"[2/3] step 2: iterations {done + 1} to 60, about" in told
+    assert (folder / "step1/label_encoding_function.pth").stat().st_mtime_ns == handed
+    assert [row["iteration"] for row in rows(folder / "step2") if "loss" in row] == list(range(1, 61))
     assert "eval/tiny_val/AP" in rows(folder / "step2")[-1]
+    assert (folder / "comparison/index.html").is_file()
 
 
 def test_a_run_that_fails_ends_the_study(arguments, tmp_path, capfd):
@@ -87,6 +88,20 @@ def test_a_run_that_fails_ends_the_study(arguments, tmp_path, capfd):
     )
     assert "step 2" not in told.out
     assert sorted(path.name for path in (tmp_path / "study").iterdir()) == ["step1"]
+
+
+def test_changes_are_refused_unless_allowed(plan, pretended, capsys):
+    for stage in plan().stages:
+        pretended(stage)
+    changed = replace(plan("SOLVER.WEIGHT_DECAY", 0.5), comparison=(sys.executable, "-c", ""))
+    assert train_study(changed) == 1
+    told = capsys.readouterr()
+    assert told.err.count("error: ") == 3
+    assert "--allow-changes" in told.err
+    assert train_study(changed, allow_changes=True) == 0
+    told = capsys.readouterr()
+    assert told.err.count("warning: ") == 3
+    assert told.out.count(": finished, in ") == 3
 
 
 def test_under_torchrun_it_says_what_to_do(arguments, monkeypatch, capsys):
