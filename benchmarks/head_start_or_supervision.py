@@ -1,7 +1,9 @@
 """Where does step 2's AP come from on a small real data set: the supervision, the head start, or the time?
 
-Trains, per seed: the baseline; a baseline with the iterations of both steps; step 1; step 2; and step 2
-without the auxiliary loss, which leaves the head start alone. Prints a table and writes every number.
+Trains, per seed, what tools/run_labelenc.py --equal-budget --controls trains: the baseline; step 1; step 2; a
+baseline with the iterations of both steps; step 2 without the auxiliary loss, which leaves the head start
+alone; and step 2 without the step-1 start, which leaves the auxiliary loss alone. Prints a table and writes
+every number.
 
     python benchmarks/head_start_or_supervision.py --config-file configs/bccd/bccd_efficientnet_lite0.yaml \\
         --seeds 1 2 --output-dir exps/bccd --results benchmarks/results/FILE.json KEY VALUE …
@@ -20,53 +22,36 @@ from pathlib import Path
 import torch
 
 import labelenc
-from labelenc import pipeline
 from labelenc.config import load_config
 from labelenc.errors import readable_errors
-from labelenc.visualization import read_metrics
-
-RUNS = ("baseline", "baseline, iterations of both steps", "step 1", "step 2", "step 2 without auxiliary loss")
+from labelenc.study import plan_study, train_study
+from labelenc.study.progress import final_evaluation, training_seconds
 
 
 def run_all(args: argparse.Namespace, seed: int) -> dict[str, dict]:
-    """One seed: run name -> its numbers."""
-    folder = Path(args.output_dir) / f"seed{seed}"
-
-    def config(name: str, *words: object):
-        opts = ["OUTPUT_DIR", str(folder / name), "SEED", str(seed), *args.opts, *map(str, words)]
-        return load_config(args.config_file, opts)
-
-    plain = config("baseline")
-    step1_iterations = plain.SOLVER.MAX_ITER + plain.MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS
-    both = step1_iterations + plain.SOLVER.MAX_ITER
-    handed = str(folder / "step1" / pipeline.LABEL_ENCODING_FILE)
-    no_loss = ("MODEL.LABELENC.AUXILIARY_LOSS_ITERS", 0)
-    tasks = {
-        RUNS[0]: (plain, pipeline.train_baseline, ()),
-        RUNS[1]: (config("baseline_long", "SOLVER.MAX_ITER", both), pipeline.train_baseline, ()),
-        RUNS[2]: (config("step1"), pipeline.train_step1, ()),
-        RUNS[3]: (config("step2"), pipeline.train_step2, (handed,)),
-        RUNS[4]: (config("step2_head_start", *no_loss), pipeline.train_step2, (handed,)),
-    }
-    results = {}
-    for name, (cfg, train, extra) in tasks.items():
-        numbers = train(cfg, *extra)
-        rows = read_metrics(Path(cfg.OUTPUT_DIR) / "metrics.jsonl")
-        results[name] = {
-            "iterations": rows[-1]["iteration"],
-            "training_seconds": round(sum(row.get("time", 0.0) for row in rows), 1),
-            "numbers": numbers,
+    """One seed: title of a run -> its numbers."""
+    opts = [*args.opts, "OUTPUT_DIR", str(Path(args.output_dir) / f"seed{seed}"), "SEED", str(seed)]
+    cfg = load_config(args.config_file, opts)
+    study = plan_study(args.config_file, opts, cfg, equal_budget=True, controls=True)
+    status = train_study(study)
+    if status:
+        raise SystemExit(status)
+    return {
+        stage.title: {
+            "iterations": stage.iterations,
+            "training_seconds": round(training_seconds(stage)[0], 1),
+            "numbers": final_evaluation(stage),
         }
-    return results
+        for stage in study.stages
+    }
 
 
 def table(results: dict[int, dict[str, dict]], dataset: str) -> str:
     lines = [f"{'run':<38} {'iterations':>10}  " + "  ".join(f"AP seed {s}" for s in results) + "   mean"]
-    for name in RUNS:
-        scores = [100 * results[seed][name]["numbers"][f"eval/{dataset}/AP"] for seed in results]
-        iterations = next(iter(results.values()))[name]["iterations"]
+    for name, run in next(iter(results.values())).items():
+        scores = [100 * runs[name]["numbers"][f"eval/{dataset}/AP"] for runs in results.values()]
         cells = "  ".join(f"{score:>9.1f}" for score in scores)
-        lines.append(f"{name:<38} {iterations:>10}  {cells}  {sum(scores) / len(scores):>5.1f}")
+        lines.append(f"{name:<38} {run['iterations']:>10}  {cells}  {sum(scores) / len(scores):>5.1f}")
     return "\n".join(lines)
 
 

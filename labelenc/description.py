@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 RUN_FILE = "run.json"
+CONFIG_FILE = "config.yml"
 INPUT_KEYS = ("TO_BGR255", "PIXEL_MEAN", "PIXEL_STD", "MIN_SIZE_TEST", "MAX_SIZE_TEST")
 # Other values of these give other meaning to the same tensors, and nothing would fail.
 HEAD_KEYS = (
@@ -164,13 +165,14 @@ def check_same_classes(content: Mapping[str, Any], source: str, info: DatasetInf
     logger.warning("%s; the detector's classes are taken for the data's in their order", difference)
 
 
-def write_run_facts(
+def record_run(
     cfg: CfgNode, description: Mapping[str, Any], iterations: int, label_encoding: str | None
 ) -> None:
-    """Write ``run.json`` to OUTPUT_DIR: what the run is, for reports that don't read its checkpoints.
+    """Write ``config.yml`` and ``run.json`` to OUTPUT_DIR: what the run is, for reports and for resuming.
 
-    Keys: ``kind``, ``version``, ``class_names``, ``category_ids`` of the description; ``iterations`` planned,
-    ``images_per_iteration``, and ``label_encoding``, the step-1 file that step 2 starts from, or null.
+    Keys of ``run.json``: ``kind``, ``version``, ``class_names``, ``category_ids`` of the description;
+    ``iterations`` planned, ``images_per_iteration``, and ``label_encoding``, the step-1 file that step 2
+    starts from, or null.
     """
     facts = {
         **{key: description[key] for key in ("kind", "version", "class_names", "category_ids")},
@@ -178,8 +180,18 @@ def write_run_facts(
         "images_per_iteration": cfg.SOLVER.IMS_PER_BATCH,
         "label_encoding": label_encoding,
     }
-    text = json.dumps(facts, indent=1) + "\n"
-    engine.replace_file(Path(cfg.OUTPUT_DIR) / RUN_FILE, lambda stream: stream.write(text.encode()))
+    _write(cfg, CONFIG_FILE, cfg.dump())
+    _write(cfg, RUN_FILE, json.dumps(facts, indent=1) + "\n")
+
+
+def record_evaluation(cfg: CfgNode, info: DatasetInfo) -> None:
+    """`record_run` of an evaluation, unless OUTPUT_DIR is the folder of a training, which has its own."""
+    if not (Path(cfg.OUTPUT_DIR) / engine.METRICS_FILE).is_file():
+        record_run(cfg, describe(cfg, "evaluation", info), 0, None)
+
+
+def _write(cfg: CfgNode, name: str, text: str) -> None:
+    engine.replace_file(Path(cfg.OUTPUT_DIR) / name, lambda stream: stream.write(text.encode()))
 
 
 def _is_sound(found: Any) -> bool:

@@ -15,6 +15,8 @@ from labelenc.evaluation import EvaluationError
 from labelenc.export.errors import ExportError
 from labelenc.modeling.backbone.pretrained import WeightsError
 from labelenc.prediction import PredictionError
+from labelenc.reports import ReportError
+from labelenc.study import StudyError
 from labelenc.supervision import HandoverError
 
 USER_ERRORS = (
@@ -25,7 +27,9 @@ USER_ERRORS = (
     ExportError,
     FaultError,
     HandoverError,
+    ReportError,
     PredictionError,
+    StudyError,
     TrainingError,
     WeightsError,
 )

@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-from labelenc import data, engine, supervision, testing
+from labelenc import data, engine, method_pictures, reports, supervision, testing
 from labelenc.config import changed_keys, linear_rule_advice, with_num_classes, with_values
 from labelenc.description import (
+    CONFIG_FILE,
     check_same_classes,
     check_same_heads,
     config_of_weight,
     describe,
     differences,
-    write_run_facts,
+    record_evaluation,
+    record_run,
 )
 from labelenc.engine import Checkpointer, Process, TrainingState
 from labelenc.modeling import Detector, build_detector
@@ -85,7 +87,10 @@ def evaluate(cfg: CfgNode | None, opts: Sequence[str] = ()) -> Metrics:
         load_weights(model, content, weight, complete=True)
         _warn_of_differences(content, weight, cfg)
         check_same_classes(content, weight, info)
-        return testing.evaluate_sets(cfg, engine.place(model, process.device, cfg.DTYPE), process)
+        engine.on_main(lambda: record_evaluation(cfg, info))
+        metrics = testing.evaluate_sets(cfg, engine.place(model, process.device, cfg.DTYPE), process)
+    reports.report_after_run(cfg, process.rank)
+    return metrics
 
 
 @contextlib.contextmanager
@@ -126,6 +131,7 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
                 checkpointer=checkpointer,
                 writer=writer,
                 evaluate=(lambda _: testing.evaluate_sets(cfg, model, process)) if tests else None,
+                show=method_pictures.painter(cfg, model, writer, tests),
                 no_sync=parallel.no_sync,
             )
             with engine.average_in_use(state.average):
@@ -139,7 +145,8 @@ def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
                 missing = _final_test(cfg, model, process, evaluated=metrics is not None)
             if missing:
                 writer.evaluation(state.iteration, missing)
-        return {**(metrics or {}), **missing}
+    reports.report_after_run(cfg, process.rank)
+    return {**(metrics or {}), **missing}
 
 
 def _check_data(cfg: CfgNode, train: bool, test: bool) -> None:
@@ -163,8 +170,10 @@ def _start(
             _warn_of_differences(content, path, cfg)
         if recipe.label_encoding is not None:
             handed = engine.load_file(recipe.label_encoding)
-            check_same_heads(handed, recipe.label_encoding, cfg)
-            supervision.load_label_encoding(model, handed, recipe.label_encoding)
+            encoder_only = not cfg.MODEL.LABELENC.START_FROM_STEP1
+            if not encoder_only:
+                check_same_heads(handed, recipe.label_encoding, cfg)
+            supervision.load_label_encoding(model, handed, recipe.label_encoding, encoder_only)
     if cfg.MODEL.USE_SYNCBN and process.world_size > 1:
         synchronise_batch_norm(model)
     engine.place(model, process.device, cfg.DTYPE)
@@ -187,11 +196,10 @@ def _warn_of_differences(content: Mapping[str, Any], source: str, cfg: CfgNode) 
 def _announce(
     cfg: CfgNode, recipe: Recipe, description: Mapping[str, Any], start: int, max_iter: int
 ) -> None:
-    written = Path(cfg.OUTPUT_DIR) / "config.yml"
+    written = Path(cfg.OUTPUT_DIR) / CONFIG_FILE
     for change in changed_keys(written, cfg) if start else ():
         logger.warning("this run resumes with another configuration: %s", change)
-    engine.replace_file(written, lambda stream: stream.write(cfg.dump().encode()))
-    write_run_facts(cfg, description, max_iter, recipe.label_encoding)
+    record_run(cfg, description, max_iter, recipe.label_encoding)
     images = f"iterations {start + 1} to {max_iter} of {cfg.SOLVER.IMS_PER_BATCH} images"
     logger.info("%s: %s, seed %d, configuration in %s", recipe.kind, images, cfg.SEED, written)
     advice = [linear_rule_advice(cfg)]
@@ -212,15 +220,3 @@ def _final_test(cfg: CfgNode, model: Detector, process: Process, evaluated: bool
 
         results.update(testing.evaluate_sets(cfg, model, process, reconstruct, "_reconstruction"))
     return results
-
-
-def check(cfg: CfgNode, full: bool = False) -> None:
-    """Log every problem of DATASETS.TRAIN and DATASETS.TEST; raises DataError if one stops training.
-
-    ``full`` decodes every image, not a few dozen of each set.
-    """
-    engine.setup_logging(None)
-    problems = data.check_datasets(cfg, full=full)
-    data.log_problems(problems, show=len(problems))
-    data.stop_if_unusable(problems)
-    logger.info("%d problems, none of which stops training", len(problems))

@@ -19,6 +19,9 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"structures", "ops"},
     "visualization": {"structures", "ops"},
     "engine": {"structures", "ops", "config"},
+    "reports": {"config", "data", "engine", "evaluation", "structures", "visualization"},
+    "dataset_tools": {"data", "reports", "visualization", "engine", "structures", "ops", "config"},
+    "study": {"config", "data"},
 }
 # The only files of these layers that see a configuration; the others get plain values.
 CONFIG_READERS = {
@@ -27,14 +30,19 @@ CONFIG_READERS = {
     "supervision": {"build.py", "step1.py", "step2.py"},
 }
 # Above all layers; the demo is the content of a tool that is too long for a script.
-TOP = ("pipeline", "testing", "description", "prediction", "export", "demo", "errors")
-TOOLS_MAY_IMPORT = {
-    "labelenc.pipeline",
-    "labelenc.config",
-    "labelenc.demo",
-    "labelenc.errors",
-    "labelenc.export",
-}
+TOP = ("pipeline", "testing", "description", "prediction", "method_pictures", "export", "demo", "errors")
+OPEN_TO_TOOLS = (
+    "config",
+    "dataset_tools",
+    "demo",
+    "errors",
+    "export",
+    "pipeline",
+    "prediction",
+    "reports",
+    "study",
+)
+TOOLS_MAY_IMPORT = {f"labelenc.{name}" for name in OPEN_TO_TOOLS}
 
 
 def sources(folder: Path) -> list[Path]:

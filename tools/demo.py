@@ -2,12 +2,21 @@
 
 import argparse
 
+EPILOG = "Example:\n  python tools/demo.py --output-dir exps/demo"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments; a test reads the documented commands with it."""
+    arguments = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("--config-file", default="configs/demo/shapes_R-18_small.yaml", metavar="FILE")
+    arguments.add_argument("--output-dir", default="exps/demo", metavar="DIR")
+    return arguments
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", default="configs/demo/shapes_R-18_small.yaml", metavar="FILE")
-    parser.add_argument("--output-dir", default="exps/demo", metavar="DIR")
-    args = parser.parse_args()
+    args = parser().parse_args()
     # After parsing, so that --help answers at once.
     from labelenc.demo import run_demo
     from labelenc.errors import readable_errors

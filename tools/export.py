@@ -2,6 +2,8 @@
 
 import argparse
 
+from labelenc.config import count
+
 DESCRIPTION = """\
 Write the detector of a checkpoint for use elsewhere, and check the file against PyTorch on images.
   onnx         the whole detector, from pixels to boxes after NMS, for onnxruntime and others
@@ -38,8 +40,8 @@ def main() -> None:
         metavar="FILE",
         help="to check with; default: of the test set",
     )
-    add("--size", nargs=2, type=int, metavar=("H", "W"), help="fix the input's size; default: free")
-    add("--batch", type=int, metavar="N", help="fix the number of images; default: free")
+    add("--size", nargs=2, type=count, metavar=("H", "W"), help="fix the input's size; default: free")
+    add("--batch", type=count, metavar="N", help="fix the number of images; default: free")
     add("--config-file", metavar="FILE", help="for weights without a configuration")
     add("--set", nargs=2, action="extend", default=[], metavar=("KEY", "VALUE"), help="override a config key")
     args = parser.parse_args()

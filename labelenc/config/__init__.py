@@ -2,8 +2,8 @@
 
 from labelenc.config.catalog import DatasetSource, WeightSource, resolve_dataset, resolve_weight
 from labelenc.config.classes import known_categories
-from labelenc.config.command_line import parse_tool, tool_parser
-from labelenc.config.compare import changed_keys, differing_keys
+from labelenc.config.command_line import count, fraction, parse_tool, tool_parser
+from labelenc.config.compare import all_differences, changed_keys, differing_keys
 from labelenc.config.errors import ConfigError
 from labelenc.config.linear_rule import linear_rule_advice
 from labelenc.config.load import (
@@ -19,10 +19,13 @@ __all__ = [
     "ConfigError",
     "DatasetSource",
     "WeightSource",
+    "all_differences",
     "changed_keys",
     "config_from_text",
+    "count",
     "detector_kind",
     "differing_keys",
+    "fraction",
     "known_categories",
     "linear_rule_advice",
     "load_config",

@@ -19,11 +19,15 @@ labelenc/config/defaults.py lists every key. Several processes:
 """
 
 
-def tool_parser(description: str, needs_config: bool = True) -> argparse.ArgumentParser:
-    """A parser with ``--config-file`` and the trailing ``KEY VALUE`` pairs; tools may add their own."""
+def tool_parser(description: str, example: str = "", needs_config: bool = True) -> argparse.ArgumentParser:
+    """A parser with ``--config-file`` and the trailing ``KEY VALUE`` pairs; tools may add their own.
+
+    ``example`` is a command line, which ends the help. Without ``needs_config`` a tool has to see to it that
+    there is a config file before it calls `parse_tool`.
+    """
     parser = argparse.ArgumentParser(
         description=textwrap.fill(description, 100),
-        epilog=EPILOG,
+        epilog=EPILOG + (f"Example:\n{textwrap.indent(example, '  ')}\n" if example else ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -57,3 +61,17 @@ def parse_tool(
     except ConfigError as error:
         # All processes read the same words; one message is enough.
         parser.exit(2, f"error: {error}\n" if os.environ.get("RANK", "0") == "0" else None)
+
+
+def count(word: str) -> int:
+    """The type of an argument that is a whole number from 1."""
+    if (number := int(word)) < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not 1 or more")
+    return number
+
+
+def fraction(word: str) -> float:
+    """The type of an argument from 0 to 1."""
+    if not 0 <= (number := float(word)) <= 1:
+        raise argparse.ArgumentTypeError(f"{word} is not between 0 and 1")
+    return number

@@ -1,4 +1,4 @@
-"""What a resumed run changes of the configuration that it was started with."""
+"""In what two configurations differ, and what a resumed run changes of the one it was started with."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ FREE_KEYS = (
 )
 
 
-def changed_keys(written: Path, cfg: CfgNode) -> list[str]:
+def changed_keys(written: Path, cfg: CfgNode, held: Sequence[str] = ()) -> list[str]:
     """``KEY was A, is B`` for the keys in which ``cfg`` differs from a ``config.yml`` written earlier.
 
-    Keys that may change freely are left out; without a readable file the list is empty.
+    Keys that may change freely are left out, except those of ``held`` (keys or groups); without a readable
+    file the list is empty.
 
     Raises:
         ConfigError: the number of images per update differs, so the updates done count for something else.
@@ -51,8 +52,14 @@ def changed_keys(written: Path, cfg: CfgNode) -> list[str]:
     return [
         _difference(key, old, new)
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not _below(key, FREE_KEYS)
+        if old.get(key) != new.get(key) and (_below(key, held) or not _below(key, FREE_KEYS))
     ]
+
+
+def all_differences(one: CfgNode, other: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> its values in ``one`` and in ``other`` where these differ, None where a key is absent."""
+    a, b = (dict(_flat(yaml.safe_load(cfg.dump()))) for cfg in (one, other))
+    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
 
 
 def differing_keys(text: str, cfg: CfgNode, keys: Sequence[str]) -> list[str]:

@@ -117,6 +117,9 @@ def _model() -> CN:
             DISTANCE_LOSS_WARMUP_ITERS=30000,
             # Step 2: iterations after which the auxiliary loss ends.
             AUXILIARY_LOSS_ITERS=80000,
+            # New: step 2's head and FPN start from step 1. False: only the label encoder is taken from it, a
+            # control that shows what the supervision does without the head start.
+            START_FROM_STEP1=True,
             # New: scales the inner widths of the label encoder; 1.0 is the paper.
             ENCODER_WIDTH=1.0,
         )
@@ -357,6 +360,11 @@ def _test() -> CN:
             DETECTIONS_PER_IMG=100,
             # New: iterations between evaluations while training; 0 evaluates at the end only.
             EVAL_PERIOD=0,
+            # New: write OUTPUT_DIR/report/index.html after the final evaluation.
+            REPORT=True,
+            # New: images whose labels, encodings and features steps 1 and 2 draw before training, at every
+            # evaluation and at the end, in OUTPUT_DIR/method and TensorBoard; 0 draws none.
+            METHOD_IMAGES=4,
         )
     )
     # Test-time augmentation: besides the image at INPUT.MIN_SIZE_TEST, its mirror image (H_FLIP), the image

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from yacs.config import CfgNode
 
 from labelenc.config import ConfigError, resolve_dataset
 from labelenc.data import voc
-from labelenc.data.annotations import STOPS, Annotations, DataError, Problem
-from labelenc.data.check import check_set
+from labelenc.data.annotations import Annotations, DataError, Problem
+from labelenc.data.check import NamedSet, category_difference, check_sets
 from labelenc.data.coco import CocoDataset, ConcatenatedDataset, Sample
 from labelenc.data.loading import fitting_workers, make_loader
 from labelenc.data.parse import load_coco, read_json
 from labelenc.data.samplers import TestBatchSampler, TrainBatchSampler
 from labelenc.data.transforms import Transform
-from labelenc.structures import Batch, DatasetInfo
+from labelenc.structures import Batch, DatasetInfo, ImageBatch
 
 _FLIP_PROBABILITY = 0.5
 
@@ -35,7 +36,7 @@ def read_dataset_info(cfg: CfgNode, names: Sequence[str]) -> DatasetInfo:
         raise ConfigError("no data set is named; write one in DATASETS.TRAIN or DATASETS.TEST")
     sets = [_load(cfg, name).require_sound() for name in names]
     for other in sets[1:]:
-        difference = _category_difference(sets[0], other)
+        difference = category_difference(sets[0], other)
         if difference is not None:
             raise DataError(f"{difference}. Sets used together must have the same categories")
     return DatasetInfo(
@@ -92,6 +93,37 @@ def build_test_loaders(
     return loaders
 
 
+def build_test_dataset(cfg: CfgNode, name: str) -> CocoDataset:
+    """The images of one set, at the size for testing; every image is in it."""
+    return _dataset(cfg, name, training=False)
+
+
+def read_examples(cfg: CfgNode, names: Sequence[str], count: int) -> tuple[DatasetInfo, list[Batch]]:
+    """The first images with at least two boxes, or with one where there are too few, at their test size.
+
+    Returns:
+        About the first of the sets `names` that has boxes, and at most `count` batches of one image of it.
+    """
+    for name in names:
+        dataset = _dataset(cfg, name, training=False)
+        boxes = dataset.box_counts()
+        fullest_first = np.argsort(-np.minimum(boxes, 2), kind="stable")
+        chosen = fullest_first[boxes[fullest_first] > 0][:count]
+        if len(chosen):
+            break
+    samples = [dataset[int(index)] for index in chosen]
+    batches = [
+        Batch(
+            ImageBatch.from_tensors([sample.image], cfg.DATALOADER.SIZE_DIVISIBILITY),
+            [sample.target],
+            [sample.image_id],
+            [sample.original_size],
+        )
+        for sample in samples
+    ]
+    return dataset.info, batches
+
+
 def check_datasets(cfg: CfgNode, full: bool = False, train: bool = True, test: bool = True) -> list[Problem]:
     """All problems of the sets in DATASETS.TRAIN and DATASETS.TEST; see `stop_if_unusable`.
 
@@ -100,26 +132,26 @@ def check_datasets(cfg: CfgNode, full: bool = False, train: bool = True, test: b
         train: look at DATASETS.TRAIN.
         test: look at DATASETS.TEST.
     """
-    names = [(name, True) for name in cfg.DATASETS.TRAIN if train] + [
-        (name, False) for name in cfg.DATASETS.TEST if test and not (train and name in cfg.DATASETS.TRAIN)
-    ]
+    return check_sets(named_sets(cfg, train, test), full)
+
+
+def named_sets(cfg: CfgNode, train: bool = True, test: bool = True) -> list[NamedSet]:
+    """The sets of DATASETS.TRAIN and DATASETS.TEST, each once; nothing is read yet."""
+    names = list(cfg.DATASETS.TRAIN if train else ())
+    names += [name for name in (cfg.DATASETS.TEST if test else ()) if name not in names]
     if not names:
         raise ConfigError("no data set is named; write one in DATASETS.TRAIN or DATASETS.TEST")
-    problems: list[Problem] = []
-    first: Annotations | None = None
-    for name, training in names:
-        try:
-            annotations = _load(cfg, name)
-        except DataError as error:
-            problems.append(Problem(name, "unusable annotations", STOPS, _source_file(cfg, name), str(error)))
-            continue
-        tested = test and name in cfg.DATASETS.TEST
-        problems += check_set(annotations, _image_dir(cfg, name), training, full, tested)
-        first = first or annotations
-        difference = _category_difference(first, annotations)
-        if difference is not None:
-            problems.append(Problem(name, "other categories", STOPS, annotations.source, difference))
-    return problems
+    return [
+        NamedSet(
+            name=name,
+            source=_source_file(cfg, name),
+            image_dir=_image_dir(cfg, name),
+            read=partial(_load, cfg, name),
+            training=train and name in cfg.DATASETS.TRAIN,
+            tested=test and name in cfg.DATASETS.TEST,
+        )
+        for name in names
+    ]
 
 
 def coco_ground_truth(cfg: CfgNode, name: str) -> dict[str, Any]:
@@ -133,13 +165,6 @@ def coco_ground_truth(cfg: CfgNode, name: str) -> dict[str, Any]:
     if source.kind == "voc":
         return voc.coco_form(source.images, str(source.split), source.classes)
     return {"annotations": [], **read_json(str(source.annotations), name)}
-
-
-def image_files(cfg: CfgNode, name: str) -> list[str]:
-    """The paths of a set's images, in the order of its annotations."""
-    annotations = _load(cfg, name).require_sound()
-    folder = Path(_image_dir(cfg, name))
-    return [str(folder / annotations.file_name(index)) for index in range(len(annotations))]
 
 
 def _load(cfg: CfgNode, name: str) -> Annotations:
@@ -161,19 +186,6 @@ def _annotation_file(cfg: CfgNode, name: str) -> str | None:
 def _source_file(cfg: CfgNode, name: str) -> str:
     source = resolve_dataset(cfg, name)
     return source.annotations or source.images
-
-
-def _category_difference(one: Annotations, other: Annotations) -> str | None:
-    """A sentence on how the categories of two sets differ; None where they are the same."""
-    if one.categories == other.categories:
-        return None
-    only_one = sorted(set(one.categories) - set(other.categories))[:5]
-    only_other = sorted(set(other.categories) - set(one.categories))[:5]
-    return (
-        f"{one.dataset} and {other.dataset} have different categories (id, name): only {one.dataset} "
-        f"({one.source}) has {only_one or 'nothing'}, "
-        f"only {other.dataset} ({other.source}) has {only_other or 'nothing'}"
-    )
 
 
 def _dataset(cfg: CfgNode, name: str, training: bool, rescaled: bool = False) -> CocoDataset:

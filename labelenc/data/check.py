@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from labelenc.data.annotations import DROPPED, STOPS, Annotations, DataError, Problem
@@ -14,6 +15,39 @@ from labelenc.data.coco import decode_image, size_difference
 logger = logging.getLogger(__name__)
 
 _SAMPLED_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """One set to look at: what for, where its images lie, and how to get its annotations.
+
+    ``source`` is the file or folder that messages name. ``read`` raises DataError where nothing can be read.
+    """
+
+    name: str
+    source: str
+    image_dir: str
+    read: Callable[[], Annotations]
+    training: bool
+    tested: bool
+
+
+def check_sets(sets: Sequence[NamedSet], full: bool = False) -> list[Problem]:
+    """All problems of several sets that are used together; ``full`` decodes every image."""
+    problems: list[Problem] = []
+    first: Annotations | None = None
+    for part in sets:
+        try:
+            annotations = part.read()
+        except DataError as error:
+            problems.append(Problem(part.name, "unusable annotations", STOPS, part.source, str(error)))
+            continue
+        problems += check_set(annotations, part.image_dir, part.training, full, part.tested)
+        first = first or annotations
+        difference = category_difference(first, annotations)
+        if difference is not None:
+            problems.append(Problem(part.name, "other categories", STOPS, annotations.source, difference))
+    return problems
 
 
 def check_set(
@@ -43,6 +77,19 @@ def check_set(
         )
         present = list(dict.fromkeys(present))
     return problems + _bad_images(annotations, image_dir, present)
+
+
+def category_difference(one: Annotations, other: Annotations) -> str | None:
+    """A sentence on how the categories of two sets differ; None where they are the same."""
+    if one.categories == other.categories:
+        return None
+    only_one = sorted(set(one.categories) - set(other.categories))[:5]
+    only_other = sorted(set(other.categories) - set(one.categories))[:5]
+    return (
+        f"{one.dataset} and {other.dataset} have different categories (id, name): only {one.dataset} "
+        f"({one.source}) has {only_one or 'nothing'}, "
+        f"only {other.dataset} ({other.source}) has {only_other or 'nothing'}"
+    )
 
 
 def log_problems(problems: Sequence[Problem], show: int = 3) -> None:

@@ -165,6 +165,10 @@ class CocoDataset(Dataset[Sample]):
         sizes = self._annotations.sizes[self._rows]
         return (sizes[:, 1] >= sizes[:, 0]).astype(np.int8)
 
+    def box_counts(self) -> np.ndarray:
+        """int (len(self),), the boxes of each image, crowds not counted."""
+        return np.diff(self._annotations.offsets)[self._rows]
+
     def image_path(self, index: int) -> str:
         return str(Path(self.image_dir, self._annotations.file_name(self._rows[index])))
 

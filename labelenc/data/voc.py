@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from labelenc.data.annotations import Annotations, DataError
+from labelenc.data.folders import LabelledBox
+from labelenc.data.headers import IMAGE_SUFFIXES
 from labelenc.data.parse import MAX_SIDE, parse_coco
-
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 def voc_to_coco(root: str, split: str, classes: Sequence[str] | None = None) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def voc_to_coco(root: str, split: str, classes: Sequence[str] | None = None) -> 
     Raises:
         DataError: a file is missing or malformed; the message names it.
     """
-    stems = _read_split(root, split)
+    stems = read_split(root, split)
     names = class_names(root)
     if classes is not None:
         unknown = sorted(set(names) - set(classes))
@@ -35,13 +35,11 @@ def voc_to_coco(root: str, split: str, classes: Sequence[str] | None = None) -> 
             raise DataError(f"{root} has objects of the classes {unknown}, which are not of Pascal VOC")
         names = tuple(classes)
     category_of = {name: number for number, name in enumerate(names, start=1)}
-    files = _image_files(root)
+    files = image_files(image_dir(root))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, stem in zip(_image_ids(stems), stems, strict=True):
-        path = Path(root, "Annotations", stem + ".xml")
-        tree = _read_xml(path)
-        width, height = (_pixels(tree, f"size/{key}", path) for key in ("width", "height"))
+    for image_id, stem in zip(image_ids(stems), stems, strict=True):
+        (width, height), objects = read_annotation(Path(root, "Annotations", stem + ".xml"))
         images.append(
             {
                 "id": image_id,
@@ -50,33 +48,46 @@ def voc_to_coco(root: str, split: str, classes: Sequence[str] | None = None) -> 
                 "height": height,
             }
         )
-        for element in tree.findall("object"):
-            x0, y0, x1, y1 = (
-                _number(element, f"bndbox/{key}", path) for key in ("xmin", "ymin", "xmax", "ymax")
-            )
-            box = [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1]
+        for found in objects:
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
-                    "category_id": category_of[_class_name(element, path)],
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": int((element.findtext("difficult") or "0").strip() == "1"),
+                    "category_id": category_of[found.name],
+                    "bbox": list(found.box),
+                    "area": found.box[2] * found.box[3],
+                    "iscrowd": int(found.crowd),
                 }
             )
     categories = [{"id": number, "name": name} for name, number in category_of.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
+def read_annotation(path: Path) -> tuple[tuple[int, int], list[LabelledBox]]:
+    """(width, height) that an XML file states, and its objects with COCO boxes; "difficult" ones are crowd.
+
+    Raises:
+        DataError: the file is missing or malformed.
+    """
+    tree = _read_xml(path)
+    width, height = (_pixels(tree, f"size/{key}", path) for key in ("width", "height"))
+    objects = []
+    for element in tree.findall("object"):
+        x0, y0, x1, y1 = (_number(element, f"bndbox/{key}", path) for key in ("xmin", "ymin", "xmax", "ymax"))
+        crowd = (element.findtext("difficult") or "0").strip() == "1"
+        box = (x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1)
+        objects.append(LabelledBox(_class_name(element, path), box, crowd))
+    return (width, height), objects
+
+
 def load_voc(root: str, split: str, dataset: str, classes: tuple[str, ...] | None = None) -> Annotations:
     """Read and check one split of a VOC folder."""
-    return parse_coco(coco_form(root, split, classes), dataset, str(_split_file(root, split)))
+    return parse_coco(coco_form(root, split, classes), dataset, str(split_file(root, split)))
 
 
 def coco_form(root: str, split: str, classes: tuple[str, ...] | None = None) -> dict[str, Any]:
     """`voc_to_coco`, read once per process while the split file stays the same; not to be changed."""
-    path = _split_file(root, split)
+    path = split_file(root, split)
     return _coco_form(root, split, classes, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
@@ -100,16 +111,21 @@ def class_names(root: str) -> tuple[str, ...]:
         ) from error
     found: set[str] = set()
     for path in paths:
-        found.update(_class_name(element, path) for element in _read_xml(path).findall("object"))
+        found |= names_in(path)
     return tuple(sorted(found))
 
 
-def _split_file(root: str, split: str) -> Path:
+def names_in(path: Path) -> set[str]:
+    """The classes of an XML file's objects."""
+    return {_class_name(element, path) for element in _read_xml(path).findall("object")}
+
+
+def split_file(root: str, split: str) -> Path:
     return Path(root, "ImageSets", "Main", split + ".txt")
 
 
-def _read_split(root: str, split: str) -> list[str]:
-    path = _split_file(root, split)
+def read_split(root: str, split: str) -> list[str]:
+    path = split_file(root, split)
     try:
         with path.open(encoding="utf-8") as file:
             # The class-wise split files of VOC carry a second column.
@@ -125,7 +141,7 @@ def _read_split(root: str, split: str) -> list[str]:
     return stems
 
 
-def _image_ids(stems: Sequence[str]) -> list[int]:
+def image_ids(stems: Sequence[str]) -> list[int]:
     digits = [stem.replace("_", "") for stem in stems]
     if all(d.isascii() and d.isdigit() and len(d) <= 18 for d in digits):
         numbers = [int(d) for d in digits]
@@ -134,16 +150,15 @@ def _image_ids(stems: Sequence[str]) -> list[int]:
     return list(range(1, len(stems) + 1))
 
 
-def _image_files(root: str) -> dict[str, str]:
+def image_files(folder: str) -> dict[str, str]:
     """File name by stem. The XML's <filename> is not used: in many converted sets it is stale."""
-    folder = image_dir(root)
     try:
         paths = sorted(Path(folder).iterdir(), reverse=True)
     except OSError as error:
         raise DataError(
             f"cannot list {folder}: {error}; a Pascal VOC folder needs its images there"
         ) from error
-    return {path.stem: path.name for path in paths if path.suffix.lower() in _IMAGE_SUFFIXES}
+    return {path.stem: path.name for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
 
 
 def _read_xml(path: Path) -> ET.Element:

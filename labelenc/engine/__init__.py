@@ -16,8 +16,8 @@ from labelenc.engine.download import DownloadError, fetch_weight
 from labelenc.engine.execution import compile_parts, place
 from labelenc.engine.faults import FaultError, explained_faults
 from labelenc.engine.files import DESCRIPTION, CheckpointError, load_file, replace_file, save_atomic
-from labelenc.engine.inference import run_inference
-from labelenc.engine.logging import MetricsWriter, setup_logging
+from labelenc.engine.inference import evaluating, run_inference
+from labelenc.engine.logging import METRICS_FILE, MetricsWriter, setup_logging
 from labelenc.engine.loop import make_scaler, train
 from labelenc.engine.optim import GradientClip, build_clip, build_optimizer, build_scheduler
 from labelenc.engine.settings import LoopSettings, build_settings
@@ -26,6 +26,7 @@ from labelenc.engine.update import TrainingError
 
 __all__ = [
     "DESCRIPTION",
+    "METRICS_FILE",
     "CheckpointError",
     "Checkpointer",
     "DownloadError",
@@ -48,6 +49,7 @@ __all__ = [
     "build_settings",
     "close_distributed",
     "compile_parts",
+    "evaluating",
     "explained_faults",
     "fetch_weight",
     "is_main",

@@ -69,8 +69,8 @@ def unwritable(path: Path, error: BaseException) -> str:
     """The message that ``path`` could not be written, with the system's reason."""
     reason = error.__context__ if isinstance(error.__context__, OSError) else error
     return (
-        f"cannot write {path}: {reason}. Check free space and permissions, then start again: "
-        "the run resumes from its last checkpoint."
+        f"cannot write {path}: {reason}. Check free space and permissions, then start again; "
+        "training resumes from its last checkpoint."
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
@@ -14,6 +15,22 @@ from labelenc.engine.distributed import Process, broadcast_batch_norm, broadcast
 from labelenc.engine.execution import eager
 from labelenc.engine.prefetch import prefetched
 from labelenc.structures import Batch, BoxList
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, ``model`` is in eval mode, keeps no gradients and nothing is compiled.
+
+    Afterwards each of its modules is in the mode that it was in.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), eager():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def run_inference(
@@ -42,17 +59,12 @@ def run_inference(
     """
     broadcast_batch_norm(model)
     found: list[tuple[int, BoxList]] = []
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), eager():
-            hidden = process.rank != 0 or not sys.stderr.isatty()
-            progress = tqdm(loader, desc=description, disable=hidden, leave=False)
-            for batch in prefetched(iter(progress), process.device):
-                described = zip(batch.image_ids, batch.original_sizes, detect(batch), strict=True)
-                found += [(image_id, boxes.resize(size).to("cpu")) for image_id, size, boxes in described]
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        hidden = process.rank != 0 or not sys.stderr.isatty()
+        progress = tqdm(loader, desc=description, disable=hidden, leave=False)
+        for batch in prefetched(iter(progress), process.device):
+            described = zip(batch.image_ids, batch.original_sizes, detect(batch), strict=True)
+            found += [(image_id, boxes.resize(size).to("cpu")) for image_id, size, boxes in described]
     shares = gather_objects(found)
     pairs = None if shares is None else [pair for share in shares for pair in share]
     # Every process has to hear of it: a lone error would leave the others waiting.

@@ -14,6 +14,7 @@ from statistics import mean, median
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -108,6 +109,7 @@ class MetricsWriter:
     ``lr``, ``time`` and ``data_time`` (s), ``max_mem`` (MiB), and one per evaluation, with ``iteration`` and
     what the evaluation gave; ``skipped`` marks an update that was left out. TensorBoard gets the same numbers
     every ``log_period`` updates, the console their medians over the last 20 updates and the time left.
+    Pictures go to TensorBoard.
 
     Args:
         output_dir: receives ``metrics.jsonl`` and ``tensorboard/``.
@@ -210,6 +212,16 @@ class MetricsWriter:
             for name, value in metrics.items():
                 if isinstance(value, int | float):
                     self._board.add_scalar(name, value, iteration)
+            self._board.flush()
+
+    def images(self, iteration: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Show ``pictures``, uint8 (H, W, 3) in BGR order, by their names in TensorBoard."""
+        if not self.enabled:
+            return
+        with self._writing():
+            for name, picture in pictures.items():
+                red_first = np.ascontiguousarray(picture[..., ::-1])
+                self._board.add_image(name, red_first, iteration, dataformats="HWC")
             self._board.flush()
 
     def _write(self, row: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ BEST = "model_best"
 _BEST_VALUE = "best_value"
 
 Evaluate = Callable[[int], Mapping[str, Any] | None]
+Show = Callable[[int], None]
 
 
 def make_scaler(dtype: str, device: torch.device) -> GradScaler | None:
@@ -53,6 +54,7 @@ def train(
     checkpointer: Checkpointer,
     writer: MetricsWriter,
     evaluate: Evaluate | None = None,
+    show: Show | None = None,
     no_sync: NoSync = contextlib.nullcontext,
 ) -> Mapping[str, Any] | None:
     """Update ``state`` until ``settings.max_iter`` updates are done, starting at ``state.iteration``.
@@ -70,6 +72,8 @@ def train(
         evaluate: ``evaluate(updates done)``, called on all processes; rank 0's result counts. It may draw
             random numbers and put the model into eval mode; both are put back. With ``state.average`` the
             model has the averaged weights meanwhile.
+        show: ``show(updates done)``, called like ``evaluate``, before the first update, when an evaluation is
+            due (even without ``evaluate``) and after the last update.
         no_sync: `ParallelModel.no_sync` where ``losses`` calls a parallel model; see `update`.
 
     Returns:
@@ -86,6 +90,8 @@ def train(
     metrics = None
     state.model.train()
     with stop_requests() as request:
+        if show is not None and state.iteration == 0:
+            _show(state, show)
         # Iterators of data loaders draw a random number, which a resumed run would draw at another place.
         with preserved_random_state():
             stream = prefetched(iter(loader), process.device)
@@ -102,7 +108,7 @@ def train(
                 writer.skipped(done)
             else:
                 writer.update(done, means, lr, time.perf_counter() - started, data_time)
-            metrics = _evaluate_and_save(state, settings, checkpointer, writer, evaluate, request)
+            metrics = _evaluate_and_save(state, settings, checkpointer, writer, evaluate, show, request)
         _save(FINAL, state, checkpointer)
     return metrics
 
@@ -113,6 +119,7 @@ def _evaluate_and_save(
     checkpointer: Checkpointer,
     writer: MetricsWriter,
     evaluate: Evaluate | None,
+    show: Show | None,
     request: StopRequest,
 ) -> Mapping[str, Any] | None:
     """What is due after an update; the evaluation, if there was one. Raises Interrupted on request."""
@@ -122,11 +129,19 @@ def _evaluate_and_save(
             # Whoever asked may not wait for the evaluation.
             _save(f"model_{done:07d}", state, checkpointer)
         metrics = _evaluate(state, evaluate, settings, checkpointer, writer)
+    if show is not None and (_is_evaluated(done, settings) or done == settings.max_iter):
+        _show(state, show)
     if request.granted or (settings.checkpoint_period and done % settings.checkpoint_period == 0):
         _save(f"model_{done:07d}", state, checkpointer)
     if request.granted:
         raise request.interruption(done, settings.max_iter, checkpointer.last_path())
     return metrics
+
+
+def _show(state: TrainingState, show: Show) -> None:
+    with preserved_random_state(), average_in_use(state.average):
+        show(state.iteration)
+    state.model.train()
 
 
 def _is_evaluated(done: int, settings: LoopSettings) -> bool:

@@ -46,6 +46,9 @@ class StopRequest:
     signum: int | None = None
     granted: bool = False
 
+    def __init__(self, answer: bytes = _ANSWER) -> None:
+        self._answer = answer
+
     def vote(self, device: torch.device) -> dict[str, Tensor]:
         """A scalar that is positive if this process was asked to stop, by its name."""
         # Filled on the device: copying it there would make the host wait.
@@ -76,17 +79,19 @@ class StopRequest:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if is_main():
             # Past Python's buffers: the signal may have interrupted another print.
-            os.write(2, _ANSWER)
+            os.write(2, self._answer)
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequest]:
+def stop_requests(answer: bytes = _ANSWER) -> Iterator[StopRequest]:
     """SIGINT and SIGTERM are recorded inside, instead of ending the process; a second SIGINT ends it.
+
+    ``answer`` is printed when one comes.
 
     A signal that the process ignores stays ignored, and outside the main thread, which alone may handle
     signals, nothing is recorded. A request that the block left unheeded takes its usual effect at the end.
     """
-    request = StopRequest()
+    request = StopRequest(answer)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

@@ -1,8 +1,13 @@
-"""COCO evaluation of detections, its files, and self-contained HTML reports."""
+"""COCO evaluation of detections and its files."""
 
-from labelenc.evaluation.coco import EVALUATORS, EvaluationError, evaluate_coco, to_coco_results
-from labelenc.evaluation.comparison import RunResult, comparison_report, reading_notes
-from labelenc.evaluation.report import Report
+from labelenc.evaluation.analysis import Analysis, analyse
+from labelenc.evaluation.bootstrap import Bootstrap, Difference, Interval, bootstrap_ap
+from labelenc.evaluation.calibration import ScoreThreshold
+from labelenc.evaluation.coco import EVALUATORS, evaluate_coco, to_coco_results
+from labelenc.evaluation.error_breakdown import ERROR_KINDS
+from labelenc.evaluation.image_quality import ImageQuality, most_different
+from labelenc.evaluation.inputs import EvaluationError
+from labelenc.evaluation.precision_recall import CURVES, SIZES
 from labelenc.evaluation.summary import (
     COCO_NUMBERS,
     ClassResult,
@@ -13,16 +18,24 @@ from labelenc.evaluation.summary import (
 
 __all__ = [
     "COCO_NUMBERS",
+    "CURVES",
+    "ERROR_KINDS",
     "EVALUATORS",
+    "SIZES",
+    "Analysis",
+    "Bootstrap",
     "ClassResult",
     "CocoSummary",
+    "Difference",
     "EvaluationError",
-    "Report",
-    "RunResult",
-    "comparison_report",
+    "ImageQuality",
+    "Interval",
+    "ScoreThreshold",
+    "analyse",
+    "bootstrap_ap",
     "evaluate_coco",
     "format_percent",
-    "reading_notes",
+    "most_different",
     "to_coco_results",
     "write_evaluation",
 ]

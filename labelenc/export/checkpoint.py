@@ -20,7 +20,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from labelenc import data, engine
-from labelenc.config import ConfigError, detector_kind
+from labelenc.config import detector_kind
 from labelenc.description import describe, description_of
 from labelenc.export.agreement import Agreement, compare
 from labelenc.export.errors import ExportError
@@ -197,14 +197,15 @@ def _files(named: Sequence[str]) -> list[Path]:
 
 def _pictures_of_data(cfg: CfgNode) -> list[np.ndarray]:
     """Some of the test set, evenly spread; generated ones where it isn't here."""
-    for name in cfg.DATASETS.TEST:
+    for part in data.named_sets(cfg, train=False) if cfg.DATASETS.TEST else ():
         try:
-            files = data.image_files(cfg, name)
-        except (ConfigError, data.DataError):
+            annotations = part.read()
+        except data.DataError:
             continue
-        here = [file for file in files[:: max(len(files) // CHECKED_IMAGES, 1)] if Path(file).is_file()]
+        files = [Path(part.image_dir, annotations.file_name(index)) for index in range(len(annotations))]
+        here = [file for file in files[:: max(len(files) // CHECKED_IMAGES, 1)] if file.is_file()]
         if here:
-            logger.info("checked with images of %s", name)
+            logger.info("checked with images of %s", part.name)
             return [read_picture(file) for file in here[:CHECKED_IMAGES]]
     logger.warning("no images were given and no test set is here: checked with generated ones")
     with tempfile.TemporaryDirectory() as folder:

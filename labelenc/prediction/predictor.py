@@ -49,10 +49,11 @@ def load_detector(
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds something else than data.
-        ConfigError: there is no configuration, or a wrong one.
+        ConfigError: there is no configuration, or a wrong one; there is no such device.
         WeightsError: the file lacks tensors of this detector.
     """
     source = str(path)
+    place = _usable_device(device)
     content = engine.load_file(engine.fetch_weight(source))
     cfg = load_config(config_file, opts) if config_file is not None else config_in(content, source, opts)
     cfg, categories = _with_classes(cfg, content, source)
@@ -60,7 +61,18 @@ def load_detector(
     load_weights(model, content, source, complete=True)
     for difference in differences(content, source, cfg):
         logger.warning("%s was trained with another configuration: %s", source, difference)
-    return Predictor(model, cfg, categories, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Predictor(model, cfg, categories, place)
+
+
+def _usable_device(name: str | None) -> str:
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    # PyTorch's ways to say that it has no such device.
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return name
 
 
 class Predictor:

@@ -1,5 +1,6 @@
 """LabelEnc: the label encoding function, the two training steps and what passes between them."""
 
+from labelenc.supervision.adapter import compared_levels
 from labelenc.supervision.compiling import COMPILED_PARTS
 from labelenc.supervision.handover import HandoverError, export_label_encoding, load_label_encoding
 from labelenc.supervision.schedule import step1_advice, step2_advice
@@ -11,6 +12,7 @@ __all__ = [
     "HandoverError",
     "LabelEncStep1",
     "LabelEncStep2",
+    "compared_levels",
     "export_label_encoding",
     "load_label_encoding",
     "step1_advice",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,24 @@ def normalize_level(level: Tensor) -> Tensor:
     return F.group_norm(level.float(), 1, eps=1e-5)
 
 
+def compared_levels(
+    features: Sequence[Tensor], encodings: Sequence[Tensor], adapter: nn.Module
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each level what the distance compares: normalised adapted features, normalised encodings.
+
+    The encodings get no gradient.
+    """
+    for feature, encoding in zip(features, encodings, strict=True):
+        yield normalize_level(adapter(feature)), normalize_level(encoding.detach())
+
+
 def feature_distance(features: Sequence[Tensor], encodings: Sequence[Tensor], adapter: nn.Module) -> Tensor:
     """Mean squared difference of normalised adapted features and normalised encodings.
 
     The mean is over the N x C x (sum of H_l W_l) numbers of all levels; the encodings get no gradient.
     """
     squared = [
-        F.mse_loss(normalize_level(adapter(feature)), normalize_level(encoding.detach()), reduction="sum")
-        for feature, encoding in zip(features, encodings, strict=True)
+        F.mse_loss(adapted, encoding, reduction="sum")
+        for adapted, encoding in compared_levels(features, encodings, adapter)
     ]
     return torch.stack(squared).sum() / sum(feature.numel() for feature in features)

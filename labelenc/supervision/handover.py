@@ -31,18 +31,22 @@ def export_label_encoding(model: Detector) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def load_label_encoding(model: Detector, content: Mapping[str, Any], source: str) -> None:
+def load_label_encoding(
+    model: Detector, content: Mapping[str, Any], source: str, encoder_only: bool = False
+) -> None:
     """Start a step-2 model from a step-1 file: encoder and heads strictly, the image FPN from the encoder's.
 
     Args:
         model: a step-2 model; changed in place.
         content: what ``export_label_encoding`` made or a published file holds.
         source: the file's name, for messages.
+        encoder_only: take the label encoder alone; heads and image FPN stay as they are.
 
     Raises:
         HandoverError: parts are missing, or names or shapes differ.
     """
-    parts = [ENCODER, *(head for head in HEADS if isinstance(getattr(model, head, None), nn.Module))]
+    heads = [head for head in HEADS if isinstance(getattr(model, head, None), nn.Module)]
+    parts = [ENCODER] if encoder_only else [ENCODER, *heads]
     missing = [part for part in parts if not isinstance(content.get(part), Mapping)]
     if missing:
         raise HandoverError(
@@ -52,9 +56,12 @@ def load_label_encoding(model: Detector, content: Mapping[str, Any], source: str
         )
     states = {part: _plain(content[part]) for part in parts}
     _check_encoder(model.get_submodule(ENCODER), states[ENCODER], source)
-    _check_anchors(model.rpn, states["rpn"], source)
+    if not encoder_only:
+        _check_anchors(model.rpn, states["rpn"], source)
     for part in parts:
         _load_strictly(model.get_submodule(part), states[part], part, source)
+    if encoder_only:
+        return
     prefix = "fpn."
     fpn = {k.removeprefix(prefix): v for k, v in states[ENCODER].items() if k.startswith(prefix)}
     _load_strictly(model.get_submodule("backbone.fpn"), fpn, "backbone.fpn", source)

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 
 from labelenc.structures import BoxList
+from labelenc.visualization.captions import Caption, draw_captions
 
 # Successive multiples of the golden ratio spread hues evenly for any number of classes.
 _HUE_STEP = (5**0.5 - 1) / 2
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
@@ -58,7 +58,7 @@ def draw_boxes(
     boxes = _chosen(boxes, score_threshold, max_boxes)
     corners = (boxes.convert("xyxy").bbox.detach().cpu().double() * magnify).numpy()
     scores = boxes.get_field("scores").tolist() if boxes.has_field("scores") else None
-    thickness = max(1, round(min(size) / 200))
+    thickness = max(1, round(min(size) / 300 + 0.5))
     captions = []
     for i, label in enumerate(boxes.get_field("labels").tolist()):
         if not np.isfinite(corners[i]).all():
@@ -66,12 +66,15 @@ def draw_boxes(
         # Far outside coordinates would overflow OpenCV's fixed-point numbers.
         x0, y0, x1, y1 = (round(value) for value in np.clip(corners[i], -2 * thickness, 2 * max(size)))
         cv2.rectangle(canvas, (x0, y0), (x1, y1), class_colour(label), thickness)
-        text = class_names[label - 1] if 1 <= label <= len(class_names) else str(label)
-        captions.append((text if scores is None else f"{text} {100 * scores[i]:.0f}", (x0, y0), label))
+        name = class_names[label - 1] if 1 <= label <= len(class_names) else str(label)
+        score = "" if scores is None else f"{100 * scores[i]:.0f}"
+        half = thickness // 2
+        captions.append(
+            Caption(name, score, (x0 - half, y0 - half, x1 + half, y1 + half), class_colour(label))
+        )
     if show_labels:
         # After all frames, so that no frame crosses a text.
-        for text, corner, label in captions:
-            _draw_label(canvas, text, corner, class_colour(label))
+        draw_captions(canvas, captions)
     return canvas
 
 
@@ -82,23 +85,3 @@ def _chosen(boxes: BoxList, score_threshold: float, max_boxes: int | None) -> Bo
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= score_threshold][:max_boxes]
     return boxes[order.flip(0)]
-
-
-def _draw_label(canvas: np.ndarray, text: str, corner: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    height, width = canvas.shape[:2]
-    scale = min(max(min(height, width) / 900, 0.4), 1.2)
-    stroke = 1 if scale < 0.8 else 2
-    # OpenCV's built-in fonts draw ASCII only.
-    text = text.encode("ascii", "replace").decode()
-    (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, scale, stroke)
-    plate_width, plate_height = text_width + 4, text_height + baseline + 2
-    # Above the box where there is room, else inside it; never cut off by the border.
-    left = max(0, min(corner[0], width - plate_width))
-    top = corner[1] - plate_height if corner[1] >= plate_height else max(0, corner[1])
-    top = max(0, min(top, height - plate_height))
-    cv2.rectangle(canvas, (left, top), (left + plate_width, top + plate_height), colour, cv2.FILLED)
-    blue, green, red = colour
-    bright = 0.114 * blue + 0.587 * green + 0.299 * red > 140
-    ink = (0, 0, 0) if bright else (255, 255, 255)
-    place = (left + 2, top + text_height + 1)
-    cv2.putText(canvas, text, place, _FONT, scale, ink, stroke, cv2.LINE_AA)

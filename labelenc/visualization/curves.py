@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -119,24 +119,35 @@ def figure_png(figure: Figure, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches, independent of pyplot's global state."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def _panels(count: int) -> tuple[Figure, list[Any]]:
     columns = min(count, 2)
     rows = -(-count // columns)
-    figure = Figure(figsize=(4.8 * columns if columns > 1 else 7.0, 3.1 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.8 * columns if columns > 1 else 7.0, 3.1 * rows)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in axes[count:]:
         unused.remove()
     return figure, axes[:count]
 
 
-def _finish(axis: Any, title: str) -> None:
+def tidy(axis: Any, title: str, grid: Literal["both", "x", "y"] = "both") -> None:
+    """The look of all axes: a title on the left, a pale grid behind, no frame at the top and right."""
     axis.set_title(title, fontsize=11, loc="left")
-    axis.set_xlabel("iteration")
-    axis.grid(color="#dddddd", linewidth=0.8)
+    axis.grid(color="#dddddd", linewidth=0.8, axis=grid)
     axis.set_axisbelow(True)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
+
+
+def _finish(axis: Any, title: str) -> None:
+    tidy(axis, title)
+    axis.set_xlabel("iteration")
     if axis.get_lines():
         axis.legend(frameon=False, fontsize=9)
     else:

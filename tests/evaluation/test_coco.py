@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from labelenc.evaluation import COCO_NUMBERS, EVALUATORS, EvaluationError, evaluate_coco, to_coco_results
 from labelenc.structures import BoxList
 
+RandomCase = Callable[..., tuple[dict, list[dict]]]
 both = pytest.mark.parametrize("evaluator", EVALUATORS)
 
 
@@ -85,32 +87,7 @@ def test_detections_on_crowds_are_not_counted(evaluator: str) -> None:
     assert evaluate_coco(ground_truth(annotations), results, evaluator).numbers["AP"] < 0.5
 
 
-def random_case(images: int, categories: int) -> tuple[dict, list[dict]]:
-    """Boxes of all areas, crowds, empty images, equal scores, and one image with far over 100 detections."""
-    annotations: list[dict] = []
-    results: list[dict] = []
-    for image_id in range(1, images + 1):
-        count = 0 if image_id % 5 == 0 else int(torch.randint(1, 12, ()))
-        size = torch.exp(torch.rand(count, 2) * 4.5 + 1.5)
-        boxes = torch.cat([torch.rand(count, 2) * 400, size], dim=1)
-        for box in boxes.tolist():
-            entry = {"image_id": image_id, "category_id": int(torch.randint(1, categories, ())), "bbox": box}
-            entry["iscrowd"] = int(torch.rand(()) < 0.15)
-            entry["area"] = box[2] * box[3] * float(0.5 + 0.5 * torch.rand(()))
-            annotations.append(entry)
-            for _ in range(int(torch.randint(0, 4, ()))):
-                moved = (torch.tensor(box) * (1 + 0.1 * torch.randn(4))).tolist()
-                score = round(float(torch.rand(())), 2)
-                results.append(result(moved, score, image_id, entry["category_id"]))
-        for _ in range(260 if image_id == 1 else 3):
-            box = (torch.rand(4) * torch.tensor([400.0, 400, 150, 150]) + 1).tolist()
-            results.append(result(box, round(float(torch.rand(())), 2), image_id, 1))
-    # The last category has no ground truth and is detected all the same.
-    results.append(result([5, 5, 50, 50], 0.5, 1, categories))
-    return ground_truth(annotations, images, categories), results
-
-
-def test_evaluators_agree_on_random_detections(seed: int) -> None:
+def test_evaluators_agree_on_random_detections(seed: int, random_case: RandomCase) -> None:
     for _ in range(3):
         truth, results = random_case(images=25, categories=5)
         faster, reference = (evaluate_coco(truth, results, evaluator) for evaluator in EVALUATORS)
@@ -126,7 +103,7 @@ def test_evaluators_agree_on_random_detections(seed: int) -> None:
 
 @both
 def test_inputs_stay_unchanged_and_stdout_silent(
-    seed: int, evaluator: str, capsys: pytest.CaptureFixture[str]
+    seed: int, random_case: RandomCase, evaluator: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truth, results = random_case(images=4, categories=3)
     kept = copy.deepcopy((truth, results))
@@ -224,7 +201,7 @@ def test_export_uses_inclusive_sizes_and_category_ids() -> None:
     assert to_coco_results({}, (1,)) == []
 
 
-def test_ground_truth_exported_as_detections_is_perfect(seed: int) -> None:
+def test_ground_truth_exported_as_detections_is_perfect(seed: int, random_case: RandomCase) -> None:
     truth, _ = random_case(images=12, categories=4)
     for annotation in truth["annotations"]:
         annotation["iscrowd"] = 0

@@ -87,7 +87,7 @@ def test_losses_gradients_and_names_are_those_of_the_model(seed, tiny_cfg):
 def test_runs_with_evaluations_end_as_without_compiling(tiny_cfg, losses_of, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "compile_parts", partial(engine.compile_parts, backend="eager"))
     schedule = ("TEST.EVAL_PERIOD", 2, "SOLVER.MAX_ITER", 4, "MODEL.LABELENC.AUXILIARY_LOSS_ITERS", 2)
-    schedule += ("MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS", 2)
+    schedule += ("MODEL.LABELENC.DISTANCE_LOSS_WARMUP_ITERS", 2, "TEST.METHOD_IMAGES", 1)
     for compiled in (False, True):
         key = ("SOLVER.COMPILE", compiled, *schedule)
         pipeline.train_step1(tiny_cfg(*key, out=f"step1_{compiled}"))

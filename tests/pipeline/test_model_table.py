@@ -73,6 +73,8 @@ def load(few_images, tmp_path):
             "SOLVER.MAX_ITER": 2,
             "SOLVER.STEPS": (),
             "OUTPUT_DIR": tmp_path / out,
+            "TEST.METHOD_IMAGES": 0,
+            "TEST.REPORT": False,
             "SEED": 1,
         }
         flat = [str(word) for pair in words.items() for word in pair]

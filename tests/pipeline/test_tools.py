@@ -63,10 +63,14 @@ def test_killed_training_ends_with_the_weights_of_an_undisturbed_run(tiny_root, 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_repeat_one(tiny_root, tmp_path, losses_of, free_port, launcher):
-    """Steps 1 and 2 on two CPU processes; step 2, which draws nothing, has the losses of one process."""
+    """Steps 1 and 2 on two CPU processes; step 2, which draws nothing at random, has the losses of one
+    process. Rank 0 makes pictures of the method meanwhile."""
     config = tiny_root / "config.yaml"
     launch = (*LAUNCHERS[launcher], f"--master_port={free_port()}")
-    run(command("train_labelenc_step1.py", config, "OUTPUT_DIR", tmp_path / "step1", launcher=launch))
+    pictures = ("TEST.METHOD_IMAGES", 1, "OUTPUT_DIR", tmp_path / "step1")
+    run(command("train_labelenc_step1.py", config, *pictures, launcher=launch))
+    folders = sorted(path.name for path in (tmp_path / "step1/method").iterdir())
+    assert folders == ["iteration_0000000", "iteration_0000011"]
     handed = tmp_path / "step1/label_encoding_function.pth"
     step2 = ("--labelenc", handed, "--skip-test", "OUTPUT_DIR")
     run(command("train_labelenc_step2.py", config, *step2, tmp_path / "two", launcher=launch))
@@ -109,7 +113,7 @@ def test_mistakes_are_told_in_one_message(tiny_root, tmp_path):
 def test_help_teaches(tool):
     told = run([sys.executable, str(ROOT / "tools" / tool), "--help"])
     assert "usage:" in told
-    assert "--config-file" in told
+    assert f"tools/{tool} " in told, "an example"
 
 
 @pytest.mark.parametrize("kind", ["step1", "step2"])

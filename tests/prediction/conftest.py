@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from labelenc import pipeline
 from labelenc.config import load_config
 from labelenc.data import generate_shapes
+from labelenc.prediction import Settings, predict_files
 
 CONFIG = """
 MODEL:
@@ -38,7 +43,7 @@ DATASETS:
 INPUT: {{MIN_SIZE_TRAIN: [64], MAX_SIZE_TRAIN: 96, MIN_SIZE_TEST: 48, MAX_SIZE_TEST: 96}}
 DATALOADER: {{NUM_WORKERS: 0, SIZE_DIVISIBILITY: 32}}
 SOLVER: {{BASE_LR: 0.001, MAX_ITER: 2, STEPS: [1], IMS_PER_BATCH: 4}}
-TEST: {{IMS_PER_BATCH: 4}}
+TEST: {{IMS_PER_BATCH: 4, METHOD_IMAGES: 0, REPORT: False}}
 SEED: 3
 """
 
@@ -52,3 +57,60 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "config.yaml").write_text(CONFIG.format(root=root))
     pipeline.train_step1(load_config(root / "config.yaml", ["OUTPUT_DIR", str(root / "run")]))
     return root
+
+
+@pytest.fixture
+def predict(trained, results, tmp_path):
+    """predict(*words, output=…, settings=…) -> content of predictions.json and rows of predictions.csv."""
+
+    usual = Settings(score_threshold=0.15)
+
+    def run(*words: object, output: Path = tmp_path / "out", settings: Settings = usual):
+        weights = str(trained / "run/model_final.pth")
+        predict_files(weights, [str(word) for word in words], output, settings, device="cpu")
+        return results(output)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def results():
+    """results(folder) -> content of its predictions.json and rows of its predictions.csv."""
+
+    def read(output: Path) -> tuple[dict, list[dict]]:
+        with (output / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        return json.loads((output / "predictions.json").read_text()), rows
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def write_video():
+    """write_video(path, count): frames of 64 x 48, 12.5 per second, of a red square at column 2 * i."""
+
+    def write(path: Path, count: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (64, 48))
+        for i in range(count):
+            frame = np.full((48, 64, 3), 40, np.uint8)
+            frame[10:20, 2 * i : 2 * i + 10] = (0, 0, 255)
+            writer.write(frame)
+        writer.release()
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def read_video():
+    """read_video(path) -> its frames, and how many are shown per second."""
+
+    def read(path: Path) -> tuple[list[np.ndarray], float]:
+        capture, frames = cv2.VideoCapture(str(path)), []
+        while True:
+            more, frame = capture.read()
+            if not more:
+                return frames, capture.get(cv2.CAP_PROP_FPS)
+            frames.append(frame)
+
+    return read

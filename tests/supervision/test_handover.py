@@ -54,6 +54,22 @@ def test_round_trip_through_a_file(seed, small_cfg, content, tmp_path):
     assert all(p.requires_grad for p in model.backbone.fpn.parameters())
 
 
+def test_the_encoder_alone_leaves_the_detector_as_it_was(seed, small_cfg, content):
+    """And so it does with another head, whose weights the file could not give."""
+    model = LabelEncStep2(small_cfg("MODEL.RETINANET.NUM_CONVS", 3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_label_encoding(model, content, "f.pth", encoder_only=True)
+    prefix = "label_encoding_function."
+    for name, tensor in model.state_dict().items():
+        mine = content["label_encoding_function"].get(name.removeprefix(prefix))
+        expected = mine if name.startswith(prefix) else before[name]
+        assert torch.equal(tensor, expected), name
+    del content["rpn"]
+    load_label_encoding(model, content, "f.pth", encoder_only=True)
+    with pytest.raises(HandoverError, match="lacks rpn"):
+        load_label_encoding(model, content, "f.pth")
+
+
 def test_loaded_parts_are_copies(small_cfg, content):
     model = LabelEncStep2(small_cfg())
     load_label_encoding(model, content, "f.pth")

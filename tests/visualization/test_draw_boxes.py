@@ -82,7 +82,9 @@ def test_awkward_boxes_and_names() -> None:
         [float("nan"), 0, 5, 5],
         [40, 40, 80, 80],
     ]
-    drawn = draw_boxes(GREY, boxes(corners, [1, 2, 3, 1, 1, 77]), ("Бутылка", "x" * 200, ""))
+    # OpenCV's text functions crash at a lone surrogate, which JSON may hold.
+    names = ("Бутылка", "x" * 200, "", "\ud800 \n\0\t", "👀" * 50, "ق" * 90)
+    drawn = draw_boxes(GREY, boxes(corners, [1, 2, 3, 4, 5, 6]), names)
     assert drawn.shape == GREY.shape
     assert drawn.dtype == np.uint8
     assert np.array_equal(draw_boxes(GREY, boxes([], []), NAMES), GREY)
