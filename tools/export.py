@@ -10,26 +10,24 @@ Write the detector of a checkpoint for use elsewhere, and check the file against
   pt2          the same for torch.export.load, after "import labelenc.export"
   safetensors  the weights for inference and their configuration, for labelenc.load_detector
   pth          the same as a PyTorch file
-A file that fails its check is not kept, and the status is 1."""
+A file that fails its check is not kept, and the status is 1. Heights and widths are multiples of 32. Writing
+ONNX needs onnx, onnxruntime and onnxscript. To run a file:
+  labelenc.export.ExportedDetector("detector.onnx").predict(["a.jpg"])
+or without labelenc, by onnxruntime and OpenCV alone, as docs/run_onnx.py shows."""
 EPILOG = """\
 examples:
   python tools/export.py exps/run/model_final.pth --format onnx --images photos/
   python tools/export.py exps/run/model_final.pth --format onnx --size 800 1344 --batch 1
   python tools/export.py exps/run/model_final.pth --format safetensors --output detector.safetensors
-  python tools/export.py published.pth --format pt2 --config-file configs/retinanet/retinanet_R-50-FPN_1x.yaml
-
-Running an exported file, with labelenc:
-  from labelenc.export import ExportedDetector
-  detector = ExportedDetector("model_final_inference.onnx")
-  detector.predict(["a.jpg"])[0].boxes
-Without it, an ONNX file needs no more than onnxruntime and OpenCV, see docs/run_onnx.py."""
+  python tools/export.py old.pth --format pt2 --config-file configs/retinanet/retinanet_R-50-FPN_1x.yaml"""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The arguments; a test reads the documented commands with it."""
+    arguments = argparse.ArgumentParser(
         description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
+    add = arguments.add_argument
     add("checkpoint", metavar="CHECKPOINT", help="trained weights, such as exps/run/model_final.pth")
     add("--format", required=True, choices=("onnx", "pt2", "safetensors", "pth"))
     add("--output", metavar="FILE", help="default: beside the checkpoint, <name>_inference.<format>")
@@ -44,7 +42,11 @@ def main() -> None:
     add("--batch", type=count, metavar="N", help="fix the number of images; default: free")
     add("--config-file", metavar="FILE", help="for weights without a configuration")
     add("--set", nargs=2, action="extend", default=[], metavar=("KEY", "VALUE"), help="override a config key")
-    args = parser.parse_args()
+    return arguments
+
+
+def main() -> None:
+    args = parser().parse_args()
     # After parsing, so that --help and mistakes answer at once.
     from labelenc import errors, export
 
