@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +24,18 @@ torch.set_num_threads(1)
 # Fresh inputs in every run; a failure prints what reproduces it.
 settings.register_profile("fresh", derandomize=False, print_blob=True, deadline=None, database=None)
 settings.load_profile("fresh")
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Runs set up the package's logging for good; here it lasts until the test ends."""
+    logger = logging.getLogger("labelenc")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    for handler in set(logger.handlers) - set(handlers):
+        logger.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture(scope="session")

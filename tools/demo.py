@@ -22,7 +22,7 @@ def main() -> None:
     from labelenc.errors import readable_errors
 
     with readable_errors():
-        run_demo(args.config_file, args.output_dir)
+        raise SystemExit(run_demo(args.config_file, args.output_dir))
 
 
 if __name__ == "__main__":

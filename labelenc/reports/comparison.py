@@ -60,8 +60,6 @@ def write_comparison(
     names: Sequence[str] | None = None,
     dataset: str | None = None,
     samples: int = 1000,
-    title: str | None = None,
-    introduction: Sequence[str] = (),
 ) -> Comparison:
     """Compare finished runs, from their folders, on a set that all were evaluated on.
 
@@ -71,8 +69,6 @@ def write_comparison(
         names: what the page calls the runs; None takes the folders' names.
         dataset: the set to compare on; None takes the first that all were evaluated on.
         samples: resamples of the images for the intervals; 0 leaves intervals out.
-        title: the headline.
-        introduction: paragraphs below it.
 
     Raises:
         ReportError: no run's folder, names that are not as many as runs or not distinct, no common set.
@@ -91,9 +87,7 @@ def write_comparison(
     subtitle = (
         f"{dataset}, {comparison.results[0].summary.num_images:,} images; differences to {found[0].name}"
     )
-    page = Page(title or " / ".join(run.name for run in found), introduction[0] if introduction else subtitle)
-    for paragraph in introduction[1:]:
-        page.add_text(paragraph)
+    page = Page(" / ".join(run.name for run in found), subtitle)
     _fill(page, comparison, found, analyses)
     page.write(path)
     return comparison
@@ -194,5 +188,5 @@ def _role(run: Run, runs: Sequence[Run]) -> Role:
         settings = run.cfg.MODEL.LABELENC
         if settings.AUXILIARY_LOSS_ITERS == 0:
             return "head_start"
-        return "step2" if settings.get("START_FROM_STEP1", True) else "no_head_start"
+        return "step2" if settings.START_FROM_STEP1 else "no_head_start"
     return "step1" if run.kind == "step1" else "other"
