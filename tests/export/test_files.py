@@ -174,13 +174,13 @@ def test_slim_files(suffix, checkpoint, pictures, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_twenty_real_images(onnx, kind: str, shared_dir: Path, tmp_path: Path, seed: int):
-    """COCO's classes on pictures of COCO, free batch and size, in both formats."""
+    """COCO's classes on pictures of COCO: ONNX of free batch and size, and pt2 of fixed ones."""
     name = {"retinanet": "", "fcos": "fcos_", "faster_rcnn": "faster_rcnn_"}[kind]
     config = ROOT / f"configs/bccd/bccd_{name}efficientnet_lite0.yaml"
     file = save_lively(config, tmp_path / "lively.pth", ("MODEL.NUM_CLASSES", "80"))
     images = [str(path) for path in sorted((shared_dir / "data/coco_mini80/images").iterdir())[:20]]
-    for suffix in ("onnx", "pt2"):
-        request = Request(suffix, str(tmp_path / f"detector.{suffix}"), images)
+    for suffix, size, batch in (("onnx", None, None), ("pt2", (192, 256), 3)):
+        request = Request(suffix, str(tmp_path / f"detector.{suffix}"), images, size, batch)
         _, agreement = export_checkpoint(str(file), request)
         assert agreement is not None
         print(f"{kind} {suffix}\n{agreement}")
