@@ -29,9 +29,9 @@ _DIFFERING_IMAGES = 8
 _SHOWN_CLASSES = 20
 _INTERVALS_GUIDE = (
     "{confidence:.0f} % intervals over images, from {samples:,} resamples of the {images:,} images, the "
-    "same for all runs: how far the numbers would move with other images of the same kind. They say nothing "
-    "of other training seeds. If the interval of a difference leaves out 0, the difference is hardly due to "
-    "the choice of test images; if it holds 0, more test images may decide."
+    "same for all runs: how far the numbers would move with as many other images of the same kind. They "
+    "say nothing of other training seeds. If the interval of a difference leaves out 0, the difference is "
+    "hardly due to the choice of test images; if it holds 0, more test images may decide."
 )
 _IMAGES_GUIDE = (
     "First the truth, then the runs, with detections above each run's own recommended threshold. Look for "
