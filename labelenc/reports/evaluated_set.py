@@ -34,8 +34,8 @@ _RECONSTRUCTION_GUIDE = (
 _NUMBERS_GUIDE = (
     "AP is the number to compare detectors by. AP50 far above AP75 means that objects are found but boxes "
     "are loose. A low APs says that small objects are missed: larger input images (INPUT.MIN_SIZE_TEST and "
-    "MIN_SIZE_TRAIN) help most. AR is the recall that is possible if a threshold is chosen well; AR far "
-    "above AP means that false detections, not missed ones, cost most."
+    "MIN_SIZE_TRAIN) help most. AR is the recall when detections of all scores count; AR far above AP means "
+    "that false detections, not missed ones, cost most."
 )
 _CLASSES_GUIDE = (
     "A class with few objects has an AP that says little. A class with many objects and low AP deserves a "

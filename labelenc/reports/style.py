@@ -45,6 +45,7 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
 th, td { padding: 6px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; padding-left: 4px; }
+td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 110px; }
 td.words, th.words { text-align: left; }
 td.words { white-space: normal; overflow-wrap: anywhere; min-width: 90px; }
 td.words:last-child { min-width: 190px; }
