@@ -60,6 +60,8 @@ summary { cursor: pointer; color: var(--link); padding: 4px 0; }
 pre { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px;
   overflow-x: auto; font-size: 13px; line-height: 1.4; }
 .swatch { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 8px; }
+td .swatch { position: absolute; left: 4px; top: calc(50% - 5px); }
+td:has(> .swatch) { position: relative; padding-left: 23px; }
 figure { margin: 0 0 20px; }
 figure img { display: block; max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
 figcaption { color: var(--soft); font-size: 14px; line-height: 1.4; padding-top: 5px;
