@@ -47,6 +47,10 @@ _IMAGES_GUIDE = (
     "truth, right the detections above the recommended threshold. Look for what they have in common, and "
     "check the truth first: missing or wrong labels are a frequent cause, and mending them pays twice."
 )
+_CHANGED = (
+    "The annotations of this set have changed since the evaluation. The numbers of AP and recall are those "
+    "of the evaluation, all else is what the annotations give now; evaluate again with tools/test_net.py."
+)
 _UNLABELLED_GUIDE = "Some images with the detections of a score of at least {threshold:.2f}."
 
 
@@ -67,6 +71,8 @@ def add_set(page: Page, run: Run, found: EvaluatedSet) -> None:
         _add_numbers(page, result, None)
         page.add_text(f"Curves and images are left out, because the truth of this set can't be read: {error}")
         return
+    if not found.agrees_with(numbers.summary):
+        page.add_text(_CHANGED)
     if result.ap is None:
         _add_unlabelled(page, found)
     else:

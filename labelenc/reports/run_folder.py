@@ -43,6 +43,11 @@ class EvaluatedSet:
     def dataset(self) -> str:
         return self.name.removesuffix(RECONSTRUCTION)
 
+    def agrees_with(self, summary: CocoSummary) -> bool:
+        """Whether ``summary``, of the same detections, has the AP that the evaluation found."""
+        found, now = self.summary.numbers["AP"], summary.numbers["AP"]
+        return found == now if found is None or now is None else abs(found - now) < 1e-6
+
     @cached_property
     def detections(self) -> list[dict[str, Any]]:
         """The entries of predictions.json, in COCO's format."""

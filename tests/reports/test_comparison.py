@@ -72,7 +72,14 @@ def test_what_cannot_be_compared_is_refused_in_one_line(config, make_run, seed: 
     one = make_run(config("one"), "baseline", 0.3, seed)
     other = make_run(config("other", dataset="elsewhere"), "baseline", 0.3, seed)
     fewer = make_run(config("fewer", lambda truth: truth["annotations"].pop()), "baseline", 0.3, seed)
+
+    def move(truth: dict) -> None:
+        for entry in truth["annotations"]:
+            entry["bbox"][0] += 0.5 * entry["bbox"][2]
+
+    moved = make_run(config("moved", move), "baseline", 0.3, seed)
     for runs, options, message in (
+        ([one, moved], {}, "moved had another AP when it was evaluated"),
         ([one, other], {}, r"not all evaluated on a common set \(one on val; other on elsewhere\)"),
         ([one, fewer], {}, "different annotations, both called val"),
         ([one, one], {}, "two runs have the name"),

@@ -114,6 +114,18 @@ def test_numbers_stay_where_the_annotations_are_gone(config, make_run, parse, se
     assert "Losses" in page.headings
 
 
+def test_annotations_that_have_changed_are_told(config, make_run, parse, seed: int) -> None:
+    cfg = config("changed", lambda truth: None)
+    folder = make_run(cfg, "baseline", 0.5, seed)
+    told = "have changed since the evaluation"
+    assert told not in parse(report_of_folder(folder).read_text(encoding="utf-8")).text
+    annotations = Path(cfg.DATASETS.REGISTER.val.annotations)
+    truth = json.loads(annotations.read_bytes())
+    truth["annotations"] = truth["annotations"][::2]
+    annotations.write_text(json.dumps(truth))
+    assert told in parse(report_of_folder(folder).read_text(encoding="utf-8")).text
+
+
 def test_a_folder_that_is_no_run_is_refused(config, make_run, tmp_path: Path, seed: int) -> None:
     with pytest.raises(ReportError, match="there is no folder"):
         report_of_folder(tmp_path / "nowhere")
