@@ -27,7 +27,7 @@ _CHUNK = 8_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """``value`` of the whole set and its percentile interval, ``low`` to ``high``; fractions."""
+    """``value`` of the whole set and its interval, ``low`` to ``high``; fractions."""
 
     value: float
     low: float
@@ -36,7 +36,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """A run less the first run. ``better``: the share of resamples in which that is above 0."""
+    """A run less the first run. ``better``: the share of centred resamples in which that is above 0."""
 
     better: float
 
@@ -78,7 +78,7 @@ def bootstrap_ap(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Bootstrap:
-    """Intervals of COCO's AP, AP50 and AP75 over images (Efron's percentile bootstrap), all classes and each.
+    """Intervals of COCO's AP, AP50 and AP75 over images (Efron's bootstrap), all classes and each.
 
     A resample draws as many images as there are, with replacement; every run is evaluated on the same
     resamples, so that what is common to the runs cancels in their differences. Each resample has its
@@ -88,10 +88,13 @@ def bootstrap_ap(
     The intervals tell what other images would change. They do not tell what another training seed would:
     two trainings of one recipe may differ by more than they say.
 
-    A resample without ground truth of a class leaves that class out, as COCO's evaluation does. With few
-    boxes of a class its AP is higher in resamples than in the whole set, on average, since repeated
-    images make a coarser curve. So an interval need not lie evenly about its value; in differences
-    most of this cancels.
+    A resample without ground truth of a class leaves that class out, as COCO's evaluation does.
+
+    Repeated images make a coarser curve, whose interpolated precision is higher: with few boxes of a class,
+    resamples have a higher AP than the set itself, on average, by as much as they spread. Therefore they are
+    *centred*, that is, shifted so that their mean is the value of the whole set. An interval goes from one
+    of their percentiles to another (for AP not beyond 0 and 1). It is about the AP on as many other images
+    as there are; on very many images AP itself would be lower, for the same reason.
 
     On a terminal a progress bar is shown. 5000 images with 80 classes and 450,000 detections take about half
     a minute for each run with 1000 samples, on one core.
@@ -209,16 +212,28 @@ def _run_intervals(values: np.ndarray, first: np.ndarray | None, confidence: flo
 
 
 def _interval(values: np.ndarray, confidence: float) -> Interval | None:
-    known = values[1:][~np.isnan(values[1:])]
-    if np.isnan(values[0]) or len(known) == 0:
+    found = _centred(values)
+    if found is None:
         return None
-    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.clip(_bounds(found, confidence), 0, 1)
     return Interval(float(values[0]), float(low), float(high))
 
 
 def _difference(values: np.ndarray, confidence: float) -> Difference | None:
-    interval = _interval(values, confidence)
-    if interval is None:
+    found = _centred(values)
+    if found is None:
         return None
+    low, high = _bounds(found, confidence)
+    return Difference(float(values[0]), float(low), float(high), float((found > 0).mean()))
+
+
+def _centred(values: np.ndarray) -> np.ndarray | None:
+    """The known ones of the resamples ``values[1:]``, shifted to the mean ``values[0]``; None without any."""
     known = values[1:][~np.isnan(values[1:])]
-    return Difference(interval.value, interval.low, interval.high, float((known > 0).mean()))
+    if np.isnan(values[0]) or len(known) == 0:
+        return None
+    return known - (known.mean() - values[0])
+
+
+def _bounds(values: np.ndarray, confidence: float) -> np.ndarray:
+    return np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])

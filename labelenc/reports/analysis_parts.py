@@ -24,6 +24,8 @@ from labelenc.visualization import (
 
 Analyses = Mapping[str, Analysis]
 
+_MANY_CLASSES = 40
+
 _CURVES_GUIDE = (
     "Each point is one score threshold: how many of the objects are found (recall) and how many of the "
     "detections are right (precision) above it. The further a curve reaches to the top right, the better. A "
@@ -100,7 +102,14 @@ def add_calibration(page: Page, analyses: Analyses, prefix: str) -> None:
     pictures = [(figure_png(figure), caption) for figure, caption in figures]
     page.add_images(pictures, name=f"{prefix}_scores")
     rows: list[list[Cell]] = [_threshold_row(run, entry) for run, entry in analyses.items()]
-    headers = ["run", "threshold", "precision", "recall", "F1", "calibration error"]
+    headers = [
+        "set" if len(analyses) == 1 else "run",
+        "threshold",
+        "precision",
+        "recall",
+        "F1",
+        "calibration error",
+    ]
     caption = (
         "The recommended score threshold, and what it gives at IoU 0.5, in percent. Calibration error: the "
         "mean distance between score and share of right detections."
@@ -164,7 +173,10 @@ def add_confusion(page: Page, entry: Analysis, prefix: str) -> None:
     page.add_heading("Confusion of classes", 3)
     page.add_guide(_CONFUSION_GUIDE.format(threshold=confusion.score_threshold))
     figure = plot_confusion(confusion.counts, entry.class_names)
-    page.add_figure(figure_png(figure), "Confusion matrix.", f"{prefix}_confusion")
+    name = f"{prefix}_confusion"
+    # On the page the names of so many classes are small.
+    larger = f" {name}.png, beside this page, is larger." if len(entry.class_names) > _MANY_CLASSES else ""
+    page.add_figure(figure_png(figure), f"Confusion matrix.{larger}", name)
     mixed = confusion.counts[:-1, :-1].copy()
     np.fill_diagonal(mixed, 0)
     order = np.argsort(-mixed, axis=None, kind="stable")[:10]

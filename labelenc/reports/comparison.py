@@ -81,6 +81,7 @@ def write_comparison(
     truth = coco_ground_truth(found[0].cfg, dataset)
     detections = {run.name: run.sets[dataset].detections for run in found}
     analyses = {name: analyse(truth, entries, score_threshold=None) for name, entries in detections.items()}
+    _check_same_numbers(found, dataset, analyses)
     bootstrap = bootstrap_ap(truth, detections, samples) if samples else None
     path = Path(path) if str(path).endswith(".html") else Path(path) / "index.html"
     comparison = Comparison(dataset, _results(found, dataset), bootstrap, path)
@@ -160,6 +161,16 @@ def _check_same_truth(runs: Sequence[Run], dataset: str) -> None:
             raise ReportError(
                 f"{runs[0].name} and {run.name} were evaluated on different annotations, both called "
                 f"{dataset}: images, classes or objects differ in number; evaluate both with the same file"
+            )
+
+
+def _check_same_numbers(runs: Sequence[Run], dataset: str, analyses: Mapping[str, Analysis]) -> None:
+    """Annotations can differ, or change after an evaluation, and have as many objects all the same."""
+    for run in runs:
+        if not run.sets[dataset].agrees_with(analyses[run.name].summary):
+            raise ReportError(
+                f"{run.name} had another AP when it was evaluated than with the annotations of {dataset} "
+                f"that {runs[0].name} names: they differ or have changed; evaluate all with the same file"
             )
 
 

@@ -27,11 +27,14 @@ from labelenc.visualization import figure_png, plot_differences, run_colours
 _INTERVALS = ("AP", "AP50", "AP75")
 _DIFFERING_IMAGES = 8
 _SHOWN_CLASSES = 20
+# Resamples of fewer images are too much alike; those of one image are all the same.
+_ENOUGH_IMAGES = 20
+_FEW_IMAGES = "With so few images the intervals are too narrow: don't rely on them."
 _INTERVALS_GUIDE = (
     "{confidence:.0f} % intervals over images, from {samples:,} resamples of the {images:,} images, the "
-    "same for all runs: how far the numbers would move with other images of the same kind. They say nothing "
-    "of other training seeds. If the interval of a difference leaves out 0, the difference is hardly due to "
-    "the choice of test images; if it holds 0, more test images may decide."
+    "same for all runs: how far the numbers would move with as many other images of the same kind. They "
+    "say nothing of other training seeds. If the interval of a difference leaves out 0, the difference is "
+    "hardly due to the choice of test images; if it holds 0, more test images may decide."
 )
 _IMAGES_GUIDE = (
     "First the truth, then the runs, with detections above each run's own recommended threshold. Look for "
@@ -65,6 +68,8 @@ def comparison_table(dataset: str, results: Sequence[RunResult], bootstrap: Boot
     for name in others:
         found = (_difference_cell(bootstrap, name, number) for number in _INTERVALS)
         lines.append(f"{name:<{width}}  {_in_line(found)}")
+    if bootstrap.num_images < _ENOUGH_IMAGES:
+        lines.append(_FEW_IMAGES)
     return "\n".join(lines)
 
 
@@ -81,6 +86,8 @@ def add_intervals(page: Page, bootstrap: Bootstrap) -> None:
             confidence=100 * bootstrap.confidence, samples=bootstrap.samples, images=bootstrap.num_images
         )
     )
+    if bootstrap.num_images < _ENOUGH_IMAGES:
+        page.add_text(_FEW_IMAGES)
     first, *others = bootstrap.runs
     rows: list[list[Cell]] = []
     for name, run in bootstrap.runs.items():
@@ -147,7 +154,7 @@ def add_runs(page: Page, runs: Sequence[Run]) -> None:
         was = next(change[key][0] for change in changes if key in change)
         values = [was, *(change[key][1] if key in change else was for change in changes)]
         flat.append([key, *(Marked(_short(value), tone="words") for value in values)])
-    with page.folded(f"Their configurations differ in {len(keys)} keys"):
+    with page.folded(f"Their configurations differ in {len(keys)} {'keys' if len(keys) > 1 else 'key'}"):
         page.add_table(["key", *(run.name for run in runs)], flat)
 
 

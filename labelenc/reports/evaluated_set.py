@@ -34,8 +34,8 @@ _RECONSTRUCTION_GUIDE = (
 _NUMBERS_GUIDE = (
     "AP is the number to compare detectors by. AP50 far above AP75 means that objects are found but boxes "
     "are loose. A low APs says that small objects are missed: larger input images (INPUT.MIN_SIZE_TEST and "
-    "MIN_SIZE_TRAIN) help most. AR is the recall that is possible if a threshold is chosen well; AR far "
-    "above AP means that false detections, not missed ones, cost most."
+    "MIN_SIZE_TRAIN) help most. AR is the recall when detections of all scores count; AR far above AP means "
+    "that false detections, not missed ones, cost most."
 )
 _CLASSES_GUIDE = (
     "A class with few objects has an AP that says little. A class with many objects and low AP deserves a "
@@ -46,6 +46,10 @@ _IMAGES_GUIDE = (
     "The images on which most goes wrong: missed objects, sure false detections, loose boxes. Left the "
     "truth, right the detections above the recommended threshold. Look for what they have in common, and "
     "check the truth first: missing or wrong labels are a frequent cause, and mending them pays twice."
+)
+_CHANGED = (
+    "The annotations of this set have changed since the evaluation. The numbers of AP and recall are those "
+    "of the evaluation, all else is what the annotations give now; evaluate again with tools/test_net.py."
 )
 _UNLABELLED_GUIDE = "Some images with the detections of a score of at least {threshold:.2f}."
 
@@ -67,6 +71,8 @@ def add_set(page: Page, run: Run, found: EvaluatedSet) -> None:
         _add_numbers(page, result, None)
         page.add_text(f"Curves and images are left out, because the truth of this set can't be read: {error}")
         return
+    if not found.agrees_with(numbers.summary):
+        page.add_text(_CHANGED)
     if result.ap is None:
         _add_unlabelled(page, found)
     else:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from labelenc.reports.page import Cell, Page
-from labelenc.reports.run_folder import Run
+from labelenc.reports.run_folder import Run, read_json
 
 _GUIDE = {
     "step1": (
@@ -26,6 +25,7 @@ _GUIDE = {
     ),
 }
 _SCALE = "0 means equal, 2 means unrelated."
+_REMEDY = "take its folder away to make the report"
 
 
 def add_method(page: Page, run: Run) -> None:
@@ -51,7 +51,7 @@ def add_method(page: Page, run: Run) -> None:
 
 def _pictures(folder: Path) -> list[Mapping[str, Any]]:
     """What pictures.json lists, as far as the files are there."""
-    listed = json.loads((folder / "pictures.json").read_bytes())
+    listed = read_json(folder / "pictures.json", _REMEDY)
     return [picture for picture in listed if _file(folder, picture).is_file()]
 
 
@@ -66,16 +66,20 @@ def _add_distances(page: Page, first: Path, last: Path) -> None:
         return
     headers = ["image", *(f"after {_iteration(folder):,} iterations" for folder in moments)]
     rows: list[list[Cell]] = [
-        [image_id, *(f"{mean[image_id]:.3f}" if image_id in mean else "" for mean in means)]
-        for image_id in means[-1]
+        [image_id, *(_distance(mean.get(image_id, "")) for mean in means)] for image_id in means[-1]
     ]
     caption = f"Distance between adapted image features and encodings, all levels; {_SCALE}"
     page.add_table(headers, rows, caption)
 
 
-def _means(folder: Path) -> Mapping[str, float]:
+def _means(folder: Path) -> Mapping[str, float | None]:
     path = folder / "summary.json"
-    return json.loads(path.read_bytes()).get("mean", {}) if path.is_file() else {}
+    return read_json(path, _REMEDY).get("mean", {}) if path.is_file() else {}
+
+
+def _distance(value: float | str | None) -> Cell:
+    """As text; None, which stands for a distance that is not finite, as it is."""
+    return f"{value:.3f}" if isinstance(value, float) else value
 
 
 def _iteration(folder: Path) -> int:

@@ -43,10 +43,15 @@ class EvaluatedSet:
     def dataset(self) -> str:
         return self.name.removesuffix(RECONSTRUCTION)
 
+    def agrees_with(self, summary: CocoSummary) -> bool:
+        """Whether ``summary``, of the same detections, has the AP that the evaluation found."""
+        found, now = self.summary.numbers["AP"], summary.numbers["AP"]
+        return found == now if found is None or now is None else abs(found - now) < 1e-6
+
     @cached_property
     def detections(self) -> list[dict[str, Any]]:
         """The entries of predictions.json, in COCO's format."""
-        return _read_json(self.folder / "predictions.json")
+        return read_json(self.folder / "predictions.json")
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def read_run(folder: str | os.PathLike[str], name: str | None = None, cfg: CfgNo
         if not (folder / "config.yml").is_file():
             raise ReportError(f"{folder} has no config.yml, so it is no run's folder; name an OUTPUT_DIR")
         cfg = load_config(folder / "config.yml")
-    facts = _read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    facts = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     metrics = folder / "metrics.jsonl"
     sets = {path.parent.name: path.parent for path in sorted(folder.glob("inference/*/results.json"))}
     return Run(
@@ -126,17 +131,18 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def _summary(folder: Path) -> CocoSummary:
     path = folder / "results.json"
-    content = _read_json(path)
+    content = read_json(path)
     try:
         return CocoSummary.from_dict(content)
     except (KeyError, TypeError) as error:
         raise ReportError(f"{path} is not what an evaluation writes ({error!r}); evaluate again") from error
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = "evaluate again") -> Any:
+    """The content of a file of the run; `ReportError` with the ``remedy`` where it is no JSON."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ReportError(f"{path} is missing; evaluate again with tools/test_net.py") from error
     except ValueError as error:
-        raise ReportError(f"{path} is not valid JSON ({error}); evaluate again") from error
+        raise ReportError(f"{path} is not valid JSON ({error}); {remedy}") from error

@@ -45,6 +45,7 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
 th, td { padding: 6px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; padding-left: 4px; }
+td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 110px; }
 td.words, th.words { text-align: left; }
 td.words { white-space: normal; overflow-wrap: anywhere; min-width: 90px; }
 td.words:last-child { min-width: 190px; }
@@ -59,6 +60,8 @@ summary { cursor: pointer; color: var(--link); padding: 4px 0; }
 pre { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px;
   overflow-x: auto; font-size: 13px; line-height: 1.4; }
 .swatch { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 8px; }
+td .swatch { position: absolute; left: 4px; top: calc(50% - 5px); }
+td:has(> .swatch) { position: relative; padding-left: 23px; }
 figure { margin: 0 0 20px; }
 figure img { display: block; max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
 figcaption { color: var(--soft); font-size: 14px; line-height: 1.4; padding-top: 5px;

@@ -12,7 +12,7 @@ from labelenc.visualization import figure_png, plot_ap, plot_learning_rates, plo
 
 _THROUGHPUT = "images per second"
 _LOSSES_GUIDE = (
-    "Losses should fall and then level off; the line is a running mean, the faint one the raw values. A "
+    "Losses should fall and then level off; a faint line has the raw values behind the running mean. A "
     "loss that still falls at the end asks for more iterations. One that jumps up or swings widely asks for "
     "a lower learning rate (SOLVER.BASE_LR), a longer warm-up (SOLVER.WARMUP_ITERS) or clipped gradients "
     "(SOLVER.CLIP_GRADIENTS). Losses of different detectors are not comparable; their AP is."
@@ -41,12 +41,15 @@ def add_training(page: Page, runs: Sequence[Run]) -> None:
     page.add_heading("Training")
     page.add_heading("Losses", 3).add_guide(_LOSSES_GUIDE)
     figure = plot_losses(rows, _loss_names(rows), colours, window)
-    page.add_figure(figure_png(figure), f"Losses; running means over {window} iterations.", "losses")
+    means = f"; running means over {window} iterations" if window > 1 else ""
+    page.add_figure(figure_png(figure), f"Losses{means}.", "losses")
     _add_average_precision(page, rows, colours)
     page.add_heading("Learning rate and throughput", 3).add_guide(_SPEED_GUIDE)
     rates = figure_png(plot_learning_rates(rows, colours))
-    speeds = figure_png(plot_losses(rows, (_THROUGHPUT,), colours, window))
-    page.add_images([(rates, "Learning rate."), (speeds, "Images trained on per second.")], name="speed")
+    speeds = plot_losses(rows, (_THROUGHPUT,), colours, window)
+    speeds.axes[0].set_ylim(bottom=0)
+    pictures = [(rates, "Learning rate."), (figure_png(speeds), "Images trained on per second.")]
+    page.add_images(pictures, name="speed")
     page.add_list([_speed(run) for run in runs])
 
 

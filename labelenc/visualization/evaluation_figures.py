@@ -21,20 +21,15 @@ def plot_precision_recall(
     curves: Mapping[str, np.ndarray],
     colours: Mapping[str, str] | None = None,
     title: str = "Precision over recall",
-    faint: np.ndarray | None = None,
 ) -> Figure:
     """Precision over recall; the legend gives the mean of each curve, which is its AP.
 
     Args:
         curves: name (of a run, an IoU, a class) -> precision (n) at n recalls evenly from 0 to 1; a curve of
             NaN is named as "n/a" and not drawn.
-        faint: (k, n) curves behind the others, such as those of the single classes.
     """
     figure = new_figure(6.0, 4.3)
     axis = figure.subplots()
-    for precision in () if faint is None else faint:
-        recall = np.linspace(0, 100, len(precision))
-        axis.plot(recall, 100 * precision, color="#bbbbbb", alpha=0.5, linewidth=0.7)
     palette = colours or run_colours(curves)
     for name, precision in curves.items():
         known = not np.isnan(precision).any()
@@ -43,8 +38,8 @@ def plot_precision_recall(
         axis.plot(recall, 100 * precision, color=palette[name], linewidth=1.8, label=label)
     tidy(axis, title)
     axis.set(xlabel="recall (%)", ylabel="precision (%)", xlim=(0, 100), ylim=(0, 102))
-    # Curves fall to the right, so the lower left is free.
-    axis.legend(fontsize=9, loc="lower left", framealpha=0.8, edgecolor="none")
+    # Good curves leave the lower left free, weak ones the upper right.
+    axis.legend(fontsize=9, loc="best", framealpha=0.8, edgecolor="none")
     return figure
 
 

@@ -29,11 +29,12 @@ def known(values: list[float | None]) -> np.ndarray:
     return np.array([value for value in values if value is not None])
 
 
-def check_interval(interval, values: list[float | None], whole: float | None) -> None:
+def check_interval(interval, values: list[float | None], whole: float | None, least: float = 0.0) -> None:
     if whole is None:
         assert interval is None
         return
-    low, high = np.percentile(known(values), [10, 90])
+    # Centred on the value of the whole set.
+    low, high = (np.percentile(known(values), [10, 90]) + whole - known(values).mean()).clip(least, 1)
     assert (interval.value, interval.low, interval.high) == pytest.approx((whole, low, high), abs=1e-9)
 
 
@@ -73,11 +74,12 @@ def test_each_resample_has_its_exact_ap(
             assert intervals.differences is intervals.class_differences is None
             continue
         gains = [a.numbers["AP"] - b.numbers["AP"] for a, b in zip(ours, base, strict=True)]
-        check_interval(intervals.differences["AP"], gains[1:], gains[0])
-        assert intervals.differences["AP"].better == np.mean(np.array(gains[1:]) > 0)
+        check_interval(intervals.differences["AP"], gains[1:], gains[0], -1)
+        centred = np.array(gains[1:]) + gains[0] - np.mean(gains[1:])
+        assert intervals.differences["AP"].better == np.mean(centred > 0)
         pairs = [(a.per_class[0].ap, b.per_class[0].ap) for a, b in zip(ours, base, strict=True)]
         gains = [None if a is None else a - b for a, b in pairs]
-        check_interval(intervals.class_differences[0], gains[1:], gains[0])
+        check_interval(intervals.class_differences[0], gains[1:], gains[0], -1)
 
 
 def test_the_whole_set_has_the_evaluators_ap(shared_dir: Path) -> None:
@@ -131,8 +133,50 @@ def test_intervals_cover_the_true_value_as_often_as_they_say(seed: int, scene: C
     assert 64 <= covered <= 96
 
 
-def test_equal_runs_differ_by_nothing(seed: int, random_case: Case) -> None:
-    truth, results = random_case(images=10, categories=2)
+def weak_detector(generator: np.random.Generator, scene: Case, images: int) -> tuple[dict, list[dict]]:
+    """Half of the boxes found, loosely, among many false detections of nearly the same scores."""
+    truths, found = [], []
+    for image in range(1, images + 1):
+        for x in range(0, 300, 100):
+            label, place = int(generator.integers(1, 5)), np.array([x, 0, 60, 60])
+            truths.append((image, label, place.tolist()))
+            if generator.random() < 0.5:
+                moved = place + generator.normal(0, 6, 4)
+                found.append((image, label, moved.tolist(), float(generator.beta(2, 3))))
+        found += [
+            (image, int(generator.integers(1, 5)), [0, 500, 60, 60], float(generator.beta(1, 3)))
+            for _ in range(8)
+        ]
+    return scene(truths, found, images, 4)
+
+
+def test_intervals_of_weak_detectors_lie_about_what_other_images_give(seed: int, scene: Case) -> None:
+    generator = np.random.default_rng(seed)
+    intervals = []
+    for _ in range(60):
+        truth, results = weak_detector(generator, scene, 40)
+        run = bootstrap_ap(truth, {"run": results}, samples=100, confidence=0.9).runs["run"]
+        intervals.append(run.numbers["AP"])
+    values = np.array([interval.value for interval in intervals])
+    middles = np.array([(interval.low + interval.high) / 2 for interval in intervals])
+    # Plain percentiles would be off by more than half a deviation.
+    assert abs((middles - values).mean()) < 0.35 * values.std()
+    covered = sum(interval.low <= values.mean() <= interval.high for interval in intervals)
+    # Binomial with mean 54 and deviation 2.3.
+    assert covered >= 45
+
+
+def test_intervals_of_ap_stay_between_0_and_1(seed: int, random_case: Case) -> None:
+    truth, results = random_case(images=4, categories=3)
+    few = [result for result in results if result["image_id"] in (1, 2)]
+    found = bootstrap_ap(truth, {"all": results, "few": few}, samples=50)
+    known = [i for run in found.runs.values() for i in (*run.class_ap, *run.numbers.values()) if i]
+    assert known
+    assert all(0 <= interval.low <= interval.high <= 1 for interval in known)
+
+
+def test_equal_runs_differ_by_nothing(seed: int, scene: Case) -> None:
+    truth, results = weak_detector(np.random.default_rng(seed), scene, 40)
     found = bootstrap_ap(truth, {"a": results, "b": results, "none": []}, samples=20)
     same, none = found.runs["b"].differences, found.runs["none"].differences
     assert same is not None

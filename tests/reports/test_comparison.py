@@ -39,7 +39,9 @@ def test_page_and_table_show_the_numbers_of_the_runs(
         assert line[len(name) :].split() == numbers
     assert "not over training seeds" in comparison.table()
     change = float(expected["strong"][0]) - float(expected["weak <i>"][0])
-    assert f"{change:+.1f} [+" in lines[-1]
+    assert f"{change:+.1f} [+" in lines[-2]
+    # There are eight.
+    assert lines[-1].startswith("With so few images")
 
     page = parse(comparison.path.read_text(encoding="utf-8"))
     page.assert_stands_alone()
@@ -51,6 +53,7 @@ def test_page_and_table_show_the_numbers_of_the_runs(
     parts |= {"Precision and recall", "Object sizes", "Causes of errors", "Scores and thresholds", "Images"}
     assert parts | {"Losses"} <= set(page.headings)
     assert "over images" in page.text
+    assert "With so few images" in page.text
     assert "step 2 reaches an AP of" in page.text
 
 
@@ -69,7 +72,14 @@ def test_what_cannot_be_compared_is_refused_in_one_line(config, make_run, seed: 
     one = make_run(config("one"), "baseline", 0.3, seed)
     other = make_run(config("other", dataset="elsewhere"), "baseline", 0.3, seed)
     fewer = make_run(config("fewer", lambda truth: truth["annotations"].pop()), "baseline", 0.3, seed)
+
+    def move(truth: dict) -> None:
+        for entry in truth["annotations"]:
+            entry["bbox"][0] += 0.5 * entry["bbox"][2]
+
+    moved = make_run(config("moved", move), "baseline", 0.3, seed)
     for runs, options, message in (
+        ([one, moved], {}, "moved had another AP when it was evaluated"),
         ([one, other], {}, r"not all evaluated on a common set \(one on val; other on elsewhere\)"),
         ([one, fewer], {}, "different annotations, both called val"),
         ([one, one], {}, "two runs have the name"),

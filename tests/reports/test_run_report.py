@@ -28,7 +28,8 @@ def test_every_part_is_there(config, make_run, parse, seed: int) -> None:
     picture = {"file": "a.png", "caption": "a < b", "image_id": 3, "level": None, "kind": "labels"}
     missing = {**picture, "file": "gone.png", "image_id": 4}
     (moment / "pictures.json").write_text(json.dumps([picture, missing]))
-    (moment / "summary.json").write_text(json.dumps({"mean": {"3": 0.12345}}))
+    # A distance that is not finite is written as null.
+    (moment / "summary.json").write_text(json.dumps({"mean": {"3": 0.12345, "4": None}}))
     path = report_of_folder(folder)
     assert path == folder / "report/index.html"
     page = parse(path.read_text(encoding="utf-8"))
@@ -46,7 +47,10 @@ def test_every_part_is_there(config, make_run, parse, seed: int) -> None:
     assert "Image 3" in page.headings
     assert "Image 4" not in page.headings
     assert ["3", "0.123"] in page.rows
+    assert ["4", "n/a"] in page.rows
     assert "40 iterations of 4 images (160 images, repeats included)" in page.text
+    # Of so few iterations the raw values are shown alone.
+    assert "running means over" not in page.text
     numbers = json.loads((folder / "inference/val/results.json").read_bytes())
     shown = [row[1:] for row in page.rows if row[0] == "val" and len(row) == 13]
     assert shown == [["n/a" if v is None else f"{100 * v:.1f}" for v in numbers["numbers"].values()]]
@@ -96,6 +100,7 @@ def test_one_class_and_many(config, make_run, parse, seed: int) -> None:
         page.assert_stands_alone()
         assert {*PARTS, "Confusion of classes"} <= set(page.headings)
         assert (f"All {count} classes" in page.text) == (count > 20)
+        assert ("val_confusion.png, beside this page, is larger" in page.text) == (count > 40)
     assert "class 69 <b>" in page.text
 
 
@@ -109,6 +114,18 @@ def test_numbers_stay_where_the_annotations_are_gone(config, make_run, parse, se
     assert "Losses" in page.headings
 
 
+def test_annotations_that_have_changed_are_told(config, make_run, parse, seed: int) -> None:
+    cfg = config("changed", lambda truth: None)
+    folder = make_run(cfg, "baseline", 0.5, seed)
+    told = "have changed since the evaluation"
+    assert told not in parse(report_of_folder(folder).read_text(encoding="utf-8")).text
+    annotations = Path(cfg.DATASETS.REGISTER.val.annotations)
+    truth = json.loads(annotations.read_bytes())
+    truth["annotations"] = truth["annotations"][::2]
+    annotations.write_text(json.dumps(truth))
+    assert told in parse(report_of_folder(folder).read_text(encoding="utf-8")).text
+
+
 def test_a_folder_that_is_no_run_is_refused(config, make_run, tmp_path: Path, seed: int) -> None:
     with pytest.raises(ReportError, match="there is no folder"):
         report_of_folder(tmp_path / "nowhere")
@@ -118,6 +135,11 @@ def test_a_folder_that_is_no_run_is_refused(config, make_run, tmp_path: Path, se
     (folder / "inference/val/predictions.json").write_text("[{")
     with pytest.raises(ReportError, match=r"predictions\.json is not valid JSON"):
         report_of_folder(folder)
+    whole = make_run(config("whole"), "step1", 0.5, seed)
+    (whole / "method/iteration_0000040").mkdir(parents=True)
+    (whole / "method/iteration_0000040/pictures.json").write_text("[{")
+    with pytest.raises(ReportError, match=r"pictures\.json is not valid JSON .*; take its folder away"):
+        report_of_folder(whole)
 
 
 def test_a_failing_report_fails_no_run(config, make_run, caplog, seed: int) -> None:

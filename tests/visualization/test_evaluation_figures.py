@@ -53,15 +53,26 @@ def assert_apart(figure: Figure, *groups: list) -> None:
 
 def test_precision_recall_draws_every_run_and_its_ap() -> None:
     curves = {"a": np.linspace(1, 0, 101), "b": np.full(101, 0.25), "none": np.full(101, np.nan)}
-    figure = plot_precision_recall(curves, faint=np.zeros((80, 101)))
+    figure = plot_precision_recall(curves)
     picture(figure)
     axis = figure.axes[0]
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a  50.0", "b  25.0", "none  n/a"]
     lines = {line.get_label(): line for line in axis.get_lines()}
-    assert len(axis.get_lines()) == 83
+    assert len(axis.get_lines()) == 3
     np.testing.assert_allclose(lines["a  50.0"].get_ydata(), 100 * curves["a"])
     np.testing.assert_allclose(lines["a  50.0"].get_xdata(), np.arange(101))
     assert lines["b  25.0"].get_color() == run_colours(curves)["b"]
+
+
+@pytest.mark.parametrize("height", [1.0, 0.3, 0.05])
+def test_the_legend_covers_no_curve(height: float) -> None:
+    curves = {f"run {i}": height * (1 - 0.1 * i) * np.sqrt(1 - np.linspace(0, 1, 101)) for i in range(3)}
+    figure = plot_precision_recall(curves)
+    figure.canvas.draw()
+    axis = figure.axes[0]
+    box = axis.get_legend().get_window_extent()
+    for line in axis.get_lines():
+        assert not box.count_contains(axis.transData.transform(line.get_xydata()))
 
 
 @pytest.mark.parametrize("runs", [1, 2, 4, 7])
