@@ -90,6 +90,8 @@ def write_comparison(
     )
     page = Page(" / ".join(run.name for run in found), subtitle)
     _fill(page, comparison, found, analyses)
+    if bootstrap is not None:
+        page.add_data("intervals", bootstrap.to_dict())
     page.write(path)
     return comparison
 

@@ -71,6 +71,7 @@ def add_set(page: Page, run: Run, found: EvaluatedSet) -> None:
         _add_numbers(page, result, None)
         page.add_text(f"Curves and images are left out, because the truth of this set can't be read: {error}")
         return
+    page.add_data(f"numbers_{found.name}", numbers.to_dict())
     if not found.agrees_with(numbers.summary):
         page.add_text(_CHANGED)
     if result.ap is None:

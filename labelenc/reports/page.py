@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -175,6 +177,11 @@ class Page:
             width = f"{columns}, minmax(0, 480px)" if columns else "auto-fit, minmax(min(100%, 340px), 1fr)"
             style = f"grid-template-columns: repeat({width})"
             self._parts.append(f'<div class="grid" style="{style}">{figures}</div>')
+        return self
+
+    def add_data(self, name: str, content: Any) -> Page:
+        """Numbers for other programs: nothing on the page, but ``<name>.json`` beside it."""
+        self._files[f"{name}.json"] = (json.dumps(content, allow_nan=False) + "\n").encode()
         return self
 
     def html(self) -> str:

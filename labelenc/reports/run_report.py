@@ -41,7 +41,8 @@ def write_run_report(cfg: CfgNode, output_dir: str | os.PathLike[str]) -> Path:
         ReportError: files of the run that are broken.
     """
     run = read_run(output_dir, cfg=cfg)
-    page = Page(f"{run.name}: {_KINDS.get(run.kind, run.kind)}", _summary_line(run))
+    kind = _KINDS.get(run.kind, run.kind)
+    page = Page(run.name if kind == run.name else f"{run.name}: {kind}", _summary_line(run))
     page.add_facts(_facts(run))
     for name in sorted(run.sets, key=lambda name: (run.sets[name].is_reconstruction, name)):
         add_set(page, run, run.sets[name])

@@ -26,6 +26,9 @@ def test_page_and_table_show_the_numbers_of_the_runs(
     strong = make_run(config("strong"), "step2", 0.2, seed + 2)
     comparison = write_comparison([weak, step1, strong], tmp_path / "page.html", samples=20)
     assert comparison.path == tmp_path / "page.html"
+    beside = json.loads((tmp_path / "intervals.json").read_bytes())
+    assert list(beside["runs"]) == ["weak <i>", "step1", "strong"]
+    assert beside["samples"] == 20
     expected = {
         "weak <i>": numbers_of(weak),
         "step1": numbers_of(step1),

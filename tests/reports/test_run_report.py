@@ -54,6 +54,8 @@ def test_every_part_is_there(config, make_run, parse, seed: int) -> None:
     numbers = json.loads((folder / "inference/val/results.json").read_bytes())
     shown = [row[1:] for row in page.rows if row[0] == "val" and len(row) == 13]
     assert shown == [["n/a" if v is None else f"{100 * v:.1f}" for v in numbers["numbers"].values()]]
+    beside = json.loads((folder / "report/numbers_val.json").read_bytes())
+    assert beside["summary"]["numbers"] == numbers["numbers"]
     for row in numbers["per_class"]:
         assert [row["name"], str(row["boxes"]), str(row["detections"])] in [
             [cells[0], *cells[3:]] for cells in page.rows if len(cells) == 5
