@@ -88,6 +88,10 @@ WRONG = [
     ((CONVERT,), "DIR"),
     ((CHECK,), "give one of --config-file"),
     ((CHECK, "--images", "x"), "belong together"),
+    (
+        (CHECK, "--images", "x", "--annotations", "y", "OUTPUT_DIR", "z"),
+        "OUTPUT_DIR: KEY VALUE pairs",
+    ),
     ((CHECK, "--voc", "x", "--split", "train", "--samples", "-1"), "--samples is at least 0"),
     ((CHECK, "--voc", "x", "--split", "train", "--config-file", "y"), "give one of"),
 ]
