@@ -101,7 +101,8 @@ WRONG = [
 def test_wrong_arguments(run, words, message):
     status, told = run(*words)
     assert status == 2
-    assert message in told.splitlines()[-1]
+    (line,) = told.splitlines()
+    assert message in line
 
 
 @pytest.mark.parametrize("tool", [CONVERT, CHECK])

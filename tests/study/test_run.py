@@ -119,7 +119,7 @@ def test_plan_without_timing_leaves_nothing(arguments, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--nproc-per-node", "0"), "0 is not 1 or more"),
+        (("--nproc-per-node", "0"), "0 is no whole number from 1 up"),
         (("--equal-budgets",), "--equal-budgets"),
         (("SOLVER.BASELR", "1"), "did you mean SOLVER.BASE_LR?"),
     ],
@@ -128,5 +128,6 @@ def test_mistakes_end_with_one_line(tiny_root, tmp_path, words, message):
     program = start(tiny_root, tmp_path / "study", *words)
     told, _ = program.communicate(timeout=60)
     assert program.returncode == 2
-    assert message in told.splitlines()[-1]
+    (line,) = told.splitlines()
+    assert message in line
     assert not (tmp_path / "study").exists()
