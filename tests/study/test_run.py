@@ -104,6 +104,15 @@ def test_changes_are_refused_unless_allowed(plan, pretended, capsys):
     assert told.out.count(": finished, in ") == 3
 
 
+def test_a_finished_study_is_not_timed(arguments, plan, pretended, capsys):
+    for stage in plan().stages:
+        pretended(stage)
+    assert run_study(*arguments("--dry-run")) == 0
+    told = capsys.readouterr()
+    assert "timing" not in told.err
+    assert told.out.count("  finished  ") == 3
+
+
 def test_under_torchrun_it_says_what_to_do(arguments, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run_study(*arguments()) == 1
