@@ -88,6 +88,10 @@ def test_switches_that_shapes_do_not_show_are_compared():
         "MODEL.FCOS.NORM_REG_TARGETS was True, is False",
         "MODEL.RESNETS.STRIDE_IN_1X1 was True, is False",
     ]
+    groups = load_config(FCOS, ["MODEL.GROUP_NORM.NUM_GROUPS", "16"])
+    assert differences(content(), "x.pth", groups) == ["MODEL.GROUP_NORM.NUM_GROUPS was 32, is 16"]
+    weight = load_config(FCOS, ["MODEL.RETINANET.BBOX_REG_WEIGHT", "1.0"])
+    assert differences(content(), "x.pth", weight) == ["MODEL.RETINANET.BBOX_REG_WEIGHT was 4.0, is 1.0"]
     assert differences(content(), "x.pth", load_config(FCOS)) == []
     assert differences({"model": {}}, "x.pth", cfg) == []
     with pytest.raises(

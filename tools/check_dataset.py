@@ -40,6 +40,8 @@ def main() -> None:
         arguments.error(f"{', '.join(pairs)} belong together; --samples is at least 0")
     if bool(args.config_file) + bool(args.images) + bool(args.voc) != 1:
         arguments.error(f"give one of --config-file, {', '.join(pairs)}")
+    if args.opts and not args.config_file:
+        arguments.error(f"{args.opts[0]}: KEY VALUE pairs override a --config-file, and there is none")
     cfg = parse_tool(arguments)[1] if args.config_file else None
     # After parsing, so that --help and mistakes answer at once.
     from labelenc import dataset_tools, errors

@@ -2,6 +2,8 @@
 
 import argparse
 
+from labelenc.config import ToolParser
+
 EXAMPLE = """\
 example:
   python tools/compare.py exps/baseline exps/step1 exps/step2 --output exps/comparison
@@ -10,7 +12,7 @@ example:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments, see --help."""
-    arguments = argparse.ArgumentParser(
+    arguments = ToolParser(
         description="Put finished runs beside one another: AP with differences to the first run and\n"
         "intervals over images, curves, causes of errors, and the images on which they differ most.",
         epilog=EXAMPLE,

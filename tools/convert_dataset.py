@@ -3,6 +3,8 @@
 import argparse
 import textwrap
 
+from labelenc.config import ToolParser, fraction
+
 DESCRIPTION = """Write annotations/<split>.json in COCO format for a Pascal VOC or YOLO folder. Images are
 neither decoded nor copied. Splits of the folder are kept; a folder without them is divided into train and
 val, each class with its share in both. Then the lines for the config are printed."""
@@ -15,14 +17,13 @@ Examples:
 
 
 def share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and less than 1")
+    if (value := fraction(text)) == 1:
+        raise argparse.ArgumentTypeError(f"{text} is not less than 1")
     return value
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(
+    arguments = ToolParser(
         description=textwrap.fill(" ".join(DESCRIPTION.split()), 100),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

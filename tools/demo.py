@@ -2,12 +2,14 @@
 
 import argparse
 
+from labelenc.config import ToolParser
+
 EPILOG = "Example:\n  python tools/demo.py --output-dir exps/demo"
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments; a test reads the documented commands with it."""
-    arguments = argparse.ArgumentParser(
+    arguments = ToolParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("--config-file", default="configs/demo/shapes_R-18_small.yaml", metavar="FILE")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from labelenc.config import count
+from labelenc.config import ToolParser, count
 
 DESCRIPTION = """\
 Write the detector of a checkpoint for use elsewhere, and check the file against PyTorch on images.
@@ -24,7 +24,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments; a test reads the documented commands with it."""
-    arguments = argparse.ArgumentParser(
+    arguments = ToolParser(
         description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = arguments.add_argument

@@ -2,7 +2,7 @@
 
 import argparse
 
-from labelenc.config import count, fraction
+from labelenc.config import ToolParser, count, fraction
 
 DESCRIPTION = """\
 Detect in pictures and videos. The output folder gets annotated pictures and videos named as the inputs,
@@ -19,7 +19,7 @@ INPUTS = 'picture, video, folder, quoted glob pattern, .txt file of paths, URL, 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments; a test reads the documented commands with it."""
-    arguments = argparse.ArgumentParser(
+    arguments = ToolParser(
         description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = arguments.add_argument

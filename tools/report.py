@@ -2,6 +2,8 @@
 
 import argparse
 
+from labelenc.config import ToolParser
+
 EXAMPLE = """\
 example:
   python tools/report.py exps/step2
@@ -10,7 +12,7 @@ example:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments, see --help."""
-    arguments = argparse.ArgumentParser(
+    arguments = ToolParser(
         description="Write RUN/report/index.html again, the report that training and tools/test_net.py end\n"
         "with. It needs the run's folder and the data set, no weights.",
         epilog=EXAMPLE,

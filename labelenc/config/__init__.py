@@ -2,7 +2,7 @@
 
 from labelenc.config.catalog import DatasetSource, WeightSource, resolve_dataset, resolve_weight
 from labelenc.config.classes import known_categories
-from labelenc.config.command_line import count, fraction, parse_tool, tool_parser
+from labelenc.config.command_line import ToolParser, count, fraction, parse_tool, tool_parser
 from labelenc.config.compare import all_differences, changed_keys, differing_keys
 from labelenc.config.errors import ConfigError
 from labelenc.config.linear_rule import linear_rule_advice
@@ -18,6 +18,7 @@ from labelenc.config.load import (
 __all__ = [
     "ConfigError",
     "DatasetSource",
+    "ToolParser",
     "WeightSource",
     "all_differences",
     "changed_keys",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import textwrap
+from typing import NoReturn
 
 from yacs.config import CfgNode
 
@@ -19,13 +20,20 @@ labelenc/config/defaults.py lists every key. Several processes:
 """
 
 
-def tool_parser(description: str, example: str = "", needs_config: bool = True) -> argparse.ArgumentParser:
+class ToolParser(argparse.ArgumentParser):
+    """The parser of every tool: a wrong argument is answered with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def tool_parser(description: str, example: str = "", needs_config: bool = True) -> ToolParser:
     """A parser with ``--config-file`` and the trailing ``KEY VALUE`` pairs; tools may add their own.
 
     ``example`` is a command line, which ends the help. Without ``needs_config`` a tool has to see to it that
     there is a config file before it calls `parse_tool`.
     """
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=textwrap.fill(description, 100),
         epilog=EPILOG + (f"Example:\n{textwrap.indent(example, '  ')}\n" if example else ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -65,13 +73,17 @@ def parse_tool(
 
 def count(word: str) -> int:
     """The type of an argument that is a whole number from 1."""
-    if (number := int(word)) < 1:
-        raise argparse.ArgumentTypeError(f"{word} is not 1 or more")
+    if not word.isdecimal() or (number := int(word)) < 1:
+        raise argparse.ArgumentTypeError(f"{word} is no whole number from 1 up")
     return number
 
 
 def fraction(word: str) -> float:
     """The type of an argument from 0 to 1."""
-    if not 0 <= (number := float(word)) <= 1:
+    try:
+        number = float(word)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"{word} is not between 0 and 1")
     return number

@@ -164,7 +164,10 @@ def _write(
         raise DataError(f"{', '.join(present)} exists; --overwrite replaces it, --output writes elsewhere")
     empty = [split for split, part in parts.items() if not part.images]
     if empty:
-        raise DataError(f"no usable image in the split {empty[0]}; add some, or take the split away")
+        raise DataError(
+            f"no usable image in the split {empty[0]}; add some, or take the split away. A single image "
+            "cannot be divided: --val-share 0 writes one file"
+        )
     written = []
     for split, part in parts.items():
         content = _coco_dictionary(part, readings, names)

@@ -138,6 +138,9 @@ def read_split(root: str, split: str) -> list[str]:
     if len(set(stems)) < len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)
         raise DataError(f"{path} names {twice} more than once; keep one of the lines")
+    absolute = next((stem for stem in stems if Path(stem).is_absolute()), None)
+    if absolute is not None:
+        raise DataError(f"{path} names {absolute!r}, a path; write the image's name alone")
     return stems
 
 

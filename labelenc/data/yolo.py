@@ -28,7 +28,8 @@ from labelenc.data.folders import (
 from labelenc.data.headers import read_header, to_stored
 
 _NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "images/classes.txt")
-_NO_LABELS = ("classes", "train", "val", "valid", "test", "notes", "readme", "requirements")
+_SPLIT_LISTS = ("train", "val", "valid", "test")
+_NO_LABELS = (*_SPLIT_LISTS, "classes", "notes", "readme", "requirements")
 # A box may pass the border by the rounding of its text.
 _BORDER_SLACK = 0.05
 _NORMALISED = 2.0
@@ -54,7 +55,10 @@ def find_yolo(root: str, displayed: bool = True) -> LabelledFolder:
     problems: list[Problem] = []
     parts: dict[str, Part] = {}
     numbers = itertools.count(1)
-    for split, (image_dir, label_dir) in _layout(base).items():
+    layout = _layout(base)
+    if UNDIVIDED in layout:
+        problems += _unread_lists(base)
+    for split, (image_dir, label_dir) in layout.items():
         parts[split] = _part(root, image_dir, label_dir, numbers, problems)
     files = [image for part in parts.values() for image in part.images]
     if not files:
@@ -88,6 +92,14 @@ def _layout(root: Path) -> dict[str, tuple[Path, Path]]:
             for name, path in splits.items()
         }
     return {UNDIVIDED: (root, root)}
+
+
+def _unread_lists(root: Path) -> list[Problem]:
+    detail = "such lists are not read; to keep the splits, put the images of each into a folder of its own"
+    found = [root / f"{split}.txt" for split in _SPLIT_LISTS]
+    return [
+        Problem(str(root), "list of a split", LEFT_OUT, str(path), detail) for path in found if path.is_file()
+    ]
 
 
 def _part(

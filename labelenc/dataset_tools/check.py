@@ -94,7 +94,9 @@ def _describe(
         logger.info(_summary(part, sizes))
     for sentence in found.advice:
         logger.warning(sentence)
-    if output is not None:
+    if output is None:
+        logger.info("--output DIR writes a page with charts and pictures")
+    else:
         logger.info("page with pictures: %s", write_page(found, sizes, Path(output), samples))
 
 

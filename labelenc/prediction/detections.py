@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class Detections:
         category_ids: of the C classes in the annotations that the detector was trained with.
         image: uint8 (H, W, 3), BGR: the original.
         path: the image's file; None where an array was given.
+        number: of the image in the call that it was given to, from 1.
     """
 
     boxes: Tensor
@@ -36,6 +37,7 @@ class Detections:
     category_ids: tuple[int, ...]
     image: np.ndarray
     path: str | None = None
+    number: int = 1
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -64,11 +66,15 @@ class Detections:
     def above(self, score: float) -> Detections:
         """Those with at least this score."""
         keep = self.scores >= score
-        return self._with(self.boxes[keep], self.scores[keep], self.labels[keep])
+        return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Entries ``{image_id, category_id, bbox [x, y, w, h], score}`` of COCO's result format."""
-        return to_coco_results({image_id: self.box_list()}, self.category_ids)
+    def to_coco(self, image_id: int | None = None) -> list[dict[str, Any]]:
+        """Entries ``{image_id, category_id, bbox [x, y, w, h], score}`` of COCO's result format.
+
+        ``image_id`` is the image's in the annotations; None takes ``number``.
+        """
+        number = self.number if image_id is None else image_id
+        return to_coco_results({number: self.box_list()}, self.category_ids)
 
     def draw(self, score_threshold: float = 0.0, magnify: float = 1.0) -> np.ndarray:
         """A picture of the boxes with names and scores, uint8 (H, W, 3), BGR: ready for ``cv2.imwrite``."""
@@ -94,12 +100,13 @@ class Detections:
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
-    def _with(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detections:
-        return Detections(boxes, scores, labels, self.class_names, self.category_ids, self.image, self.path)
-
 
 def from_box_list(
-    found: BoxList, categories: Sequence[tuple[int, str]], image: np.ndarray, path: str | None
+    found: BoxList,
+    categories: Sequence[tuple[int, str]],
+    image: np.ndarray,
+    path: str | None,
+    number: int = 1,
 ) -> Detections:
     """Detections from a BoxList in the pixels of ``image``; ``categories`` are (category id, name)."""
     found = found.to("cpu").convert("xyxy")
@@ -111,4 +118,5 @@ def from_box_list(
         category_ids=tuple(category_id for category_id, _ in categories),
         image=image,
         path=path,
+        number=number,
     )

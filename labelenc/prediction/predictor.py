@@ -108,7 +108,8 @@ class Predictor:
         """Detections of every image, in the pixels of the original.
 
         Args:
-            images: paths, or uint8 arrays (H, W, 3) in BGR order as OpenCV reads them; or a single one.
+            images: paths, or uint8 arrays (H, W, 3) in BGR order as OpenCV reads them (``rgb[..., ::-1]`` of
+                others); or a single one.
                 Files are turned upright where their EXIF data say so.
             score_threshold: lower scores are left out. The detector itself has none below about 0.05.
             batch_size: images that go through the network together, padded to the largest of them; None
@@ -124,14 +125,16 @@ class Predictor:
         self, images: Iterable[Picture], score_threshold: float = 0.0, batch_size: int | None = None
     ) -> Iterator[Detections]:
         """As `predict`, one after the other; of the images only a batch is in memory at a time."""
-        size = batch_size or self.cfg.TEST.IMS_PER_BATCH
-        waiting = iter(images)
-        while chunk := list(islice(waiting, size)):
-            pictures = [read_picture(image) for image in chunk]
-            paths = [None if isinstance(image, np.ndarray) else str(image) for image in chunk]
-            for found, picture, path in zip(self._detect(pictures), pictures, paths, strict=True):
+        size = self.cfg.TEST.IMS_PER_BATCH if batch_size is None else batch_size
+        if size < 1:
+            raise PredictionError(f"batch_size must be 1 or more, not {size}")
+        numbered = enumerate(images, start=1)
+        while chunk := list(islice(numbered, size)):
+            pictures = [read_picture(image) for _, image in chunk]
+            for found, picture, (number, image) in zip(self._detect(pictures), pictures, chunk, strict=True):
                 kept = found[found.get_field("scores") >= score_threshold]
-                yield from_box_list(kept, self.categories, picture, path)
+                path = None if isinstance(image, np.ndarray) else str(image)
+                yield from_box_list(kept, self.categories, picture, path, number)
 
     def preprocess(self, picture: np.ndarray) -> Tensor:
         """A uint8 (H, W, 3) BGR array at the test size, in the channel order of INPUT; uint8 (3, h, w)."""
@@ -165,7 +168,8 @@ def read_picture(image: Picture) -> np.ndarray:
             f"an image must be a uint8 array (H, W, 3) in BGR order, not {image.dtype} {image.shape}; "
             "cv2.imread gives such arrays"
         )
-    return image
+    # Swapped colours make negative strides, and Pillow's arrays are read-only; PyTorch takes neither.
+    return np.require(image, requirements=("C", "W"))
 
 
 def _read(path: str) -> np.ndarray:

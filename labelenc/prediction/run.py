@@ -70,7 +70,8 @@ class Tally:
         counts = ", ".join(f"{name} {count}" for name, count in self.classes.most_common())
         rate = f"{self.images / seconds:.1f} images/s" if seconds > 0 else "no time"
         detections = f"{self.classes.total()} detections" + (f" ({counts})" if counts else "")
-        return f"{self.images} images, {detections}, {seconds:.1f} s, {rate}"
+        images = "1 image" if self.images == 1 else f"{self.images} images"
+        return f"{images}, {detections}, {seconds:.1f} s, {rate}"
 
 
 def predict_files(

@@ -54,6 +54,7 @@ def train_study(study: Study, allow_changes: bool = False) -> int:
 
 
 def _show(study: Study, no_timing: bool) -> int:
+    no_timing = no_timing or all(map(is_finished, study.stages))
     try:
         with passing_signals_on() as foreground:
             rates = {} if no_timing else measure(study, foreground)

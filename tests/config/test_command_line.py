@@ -1,10 +1,11 @@
 """The arguments that every tool takes."""
 
+import argparse
 import os
 
 import pytest
 
-from labelenc.config.command_line import parse_tool, tool_parser
+from labelenc.config.command_line import count, fraction, parse_tool, tool_parser
 
 
 @pytest.fixture
@@ -73,3 +74,18 @@ def test_options_after_the_pairs_are_an_error_that_says_so(capsys):
     with pytest.raises(SystemExit):
         parse_tool(tool_parser("A tool."), ["--config-file", "f.yaml", "SEED", "1", "--skip-test"])
     assert "--skip-test must stand before the KEY VALUE pairs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [count, fraction])
+@pytest.mark.parametrize("word", ["", "x", "-1", "nan", "inf", "1e9"])
+def test_numbers_that_are_refused(kind, word):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is no whole number|is not between"):
+        kind(word)
+
+
+def test_numbers_that_are_taken():
+    assert [count("1"), count("12")] == [1, 12]
+    assert [fraction("0"), fraction("0.25"), fraction("1")] == [0, 0.25, 1]
+    for kind, word in ((count, "0"), (count, "1.5"), (fraction, "1.01")):
+        with pytest.raises(argparse.ArgumentTypeError):
+            kind(word)

@@ -109,3 +109,20 @@ def test_which_format(folder, tmp_path):
     (folder / "Annotations/a.xml").write_text("<a/>")
     with pytest.raises(DataError, match="both Pascal VOC's and YOLO's"):
         convert_folder(str(folder))
+
+
+def test_lists_of_splits_are_not_read_and_it_says_so(folder):
+    for split, stem in (("train", "a"), ("val", "b")):
+        (folder / f"{split}.txt").write_text(f"images/{stem}.jpg\n")
+    found = [problem for problem in convert_folder(str(folder)).problems if problem.kind == "list of a split"]
+    assert [Path(problem.file).name for problem in found] == ["train.txt", "val.txt"]
+    assert all("not read" in problem.detail for problem in found)
+
+
+def test_a_single_image_cannot_be_divided(folder):
+    for path in (folder / "images/b.jpg", folder / "labels/b.txt"):
+        path.unlink()
+    with pytest.raises(DataError, match="--val-share 0 writes one file"):
+        convert_folder(str(folder))
+    (only,) = convert_folder(str(folder), val_share=0).parts
+    assert (only.split, only.num_images) == ("train", 1)

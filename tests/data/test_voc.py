@@ -100,6 +100,11 @@ def test_classes_of_the_challenge_refuse_others(voc_root):
 
 FAULTS = [
     ("no split", lambda root: (root / "ImageSets/Main/train.txt").unlink(), r"ImageSets.Main.train\.txt"),
+    (
+        "a path in the split",
+        lambda root: (root / "ImageSets/Main/train.txt").write_text("/one\n"),
+        r"train\.txt names '/one', a path",
+    ),
     ("no xml", lambda root: (root / "Annotations/2008_000001.xml").unlink(), r"2008_000001\.xml"),
     ("broken xml", lambda root: (root / "Annotations/2008_000001.xml").write_text("<a>"), "not valid XML"),
     (

@@ -84,6 +84,7 @@ def test_where_the_page_goes(load, tmp_path, heard, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_config(load(RETINANET), samples=0)
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert "--output DIR writes a page" in heard.text
     check_config(load(RETINANET, "OUTPUT_DIR", "run"), samples=0)
     assert {path.name for path in (tmp_path / "run/dataset_check").glob("*.png")} == {
         "classes.png", "boxes.png", "images.png",

@@ -88,6 +88,10 @@ WRONG = [
     ((CONVERT,), "DIR"),
     ((CHECK,), "give one of --config-file"),
     ((CHECK, "--images", "x"), "belong together"),
+    (
+        (CHECK, "--images", "x", "--annotations", "y", "OUTPUT_DIR", "z"),
+        "OUTPUT_DIR: KEY VALUE pairs",
+    ),
     ((CHECK, "--voc", "x", "--split", "train", "--samples", "-1"), "--samples is at least 0"),
     ((CHECK, "--voc", "x", "--split", "train", "--config-file", "y"), "give one of"),
 ]
@@ -97,7 +101,8 @@ WRONG = [
 def test_wrong_arguments(run, words, message):
     status, told = run(*words)
     assert status == 2
-    assert message in told.splitlines()[-1]
+    (line,) = told.splitlines()
+    assert message in line
 
 
 @pytest.mark.parametrize("tool", [CONVERT, CHECK])

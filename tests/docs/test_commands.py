@@ -200,6 +200,17 @@ def test_help_ends_with_an_example_that_works(tool):
     assert f"tools/{tool.name}" in examples[-1].words
 
 
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.name)
+def test_a_wrong_argument_is_answered_with_one_line(tool, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parser_of(f"tools/{tool.name}").parse_args(["--nonsense", "1"])
+    assert caught.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert text.endswith("--help\n")
+    assert len(text.splitlines()) == 1
+
+
 def test_every_tool_is_documented():
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert not [tool.name for tool in TOOLS if f"tools/{tool.name}" not in text]

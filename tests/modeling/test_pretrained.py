@@ -104,6 +104,7 @@ def test_timm_weights_for_a_timm_body(small_cfg, seed):
     [
         ({}, "holds no tensors"),
         ({"model": {}}, "holds no tensors"),
+        ({"label_encoding_function": {}, "rpn": {}}, r"a\.pth is for --labelenc of step 2 alone"),
         ({"epoch": 3, "name": "x"}, "holds no tensors"),
         ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, r"nothing in a\.pth fits this model.*conv1\.weight"),
         ({"rpn.head.cls_logits.bias": torch.zeros(2)}, r"nothing in a\.pth fits.*MODEL\.WEIGHT"),

@@ -95,6 +95,29 @@ def test_coco_boxes_are_legacy_inclusive(trained, detector):
     [found] = detector.predict(files(trained)[0])
     x0, y0, x1, y1 = found.boxes[0].tolist()
     assert found.to_coco(5)[0]["bbox"] == pytest.approx([x0, y0, x1 - x0 + 1, y1 - y0 + 1], abs=1e-3)
+    both = detector.predict([*files(trained)[:2]], batch_size=1)
+    assert [{entry["image_id"] for entry in found.to_coco()} for found in both] == [{1}, {2}]
+    assert {entry["image_id"] for entry in both[1].above(0.1).to_coco()} == {2}
+
+
+def test_arrays_of_pillow_and_with_swapped_colours(trained, detector, recwarn):
+    path = files(trained)[0]
+    rgb = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    swapped = rgb[..., ::-1]
+    fixed = np.frombuffer(swapped.tobytes(), np.uint8).reshape(swapped.shape)
+    assert min(swapped.strides) < 0
+    assert not fixed.flags.writeable
+    expected, *others = detector.predict([path, swapped, fixed])
+    assert len(expected) > 0
+    for found in others:
+        torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=0)
+        assert found.draw().shape == found.image.shape
+    assert not [warning for warning in recwarn if "writable" in str(warning.message)]
+
+
+def test_a_batch_has_an_image(trained, detector):
+    with pytest.raises(PredictionError, match="batch_size must be 1 or more, not 0"):
+        detector.predict(files(trained), batch_size=0)
 
 
 def test_supervision(trained, detector):

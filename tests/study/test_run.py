@@ -104,6 +104,15 @@ def test_changes_are_refused_unless_allowed(plan, pretended, capsys):
     assert told.out.count(": finished, in ") == 3
 
 
+def test_a_finished_study_is_not_timed(arguments, plan, pretended, capsys):
+    for stage in plan().stages:
+        pretended(stage)
+    assert run_study(*arguments("--dry-run")) == 0
+    told = capsys.readouterr()
+    assert "timing" not in told.err
+    assert told.out.count("  finished  ") == 3
+
+
 def test_under_torchrun_it_says_what_to_do(arguments, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run_study(*arguments()) == 1
@@ -119,7 +128,7 @@ def test_plan_without_timing_leaves_nothing(arguments, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--nproc-per-node", "0"), "0 is not 1 or more"),
+        (("--nproc-per-node", "0"), "0 is no whole number from 1 up"),
         (("--equal-budgets",), "--equal-budgets"),
         (("SOLVER.BASELR", "1"), "did you mean SOLVER.BASE_LR?"),
     ],
@@ -128,5 +137,6 @@ def test_mistakes_end_with_one_line(tiny_root, tmp_path, words, message):
     program = start(tiny_root, tmp_path / "study", *words)
     told, _ = program.communicate(timeout=60)
     assert program.returncode == 2
-    assert message in told.splitlines()[-1]
+    (line,) = told.splitlines()
+    assert message in line
     assert not (tmp_path / "study").exists()

@@ -20,6 +20,8 @@ TRAINING_ONLY = ("label_encoding_function.", "feature_adapt.")
 # Averaged weights are what their run was evaluated with, so they come before the last ones.
 WRAPPERS = ("model_ema", "model", "blobs", "state_dict")
 MAX_WRAPPERS = 4
+# The first key of what step 1 hands to step 2.
+HANDED_OVER = "label_encoding_function"
 ANCHORS = "anchor_generator."
 # Layers that have a row, or of the label encoder a column, for every class.
 CLASS_ROWS = re.compile(r"rpn\.head\.cls_logits\.|roi_heads\.box\.predictor\.")
@@ -91,6 +93,10 @@ def load_weights(
     if isinstance(content.get(WRAPPERS[0]), Mapping):
         source = f"{source}, {WRAPPERS[0]}"
     state = _unwrap(content)
+    if not state and isinstance(content.get(HANDED_OVER), Mapping):
+        raise WeightsError(
+            f"{source} is for --labelenc of step 2 alone; the detector is step 1's model_final.pth"
+        )
     if not state:
         raise WeightsError(f"{source} holds no tensors; is it a checkpoint?")
     wanted = model.state_dict()
