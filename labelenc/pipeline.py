@@ -104,7 +104,7 @@ def _process(cfg: CfgNode) -> Iterator[Process]:
 
 
 def _run(cfg: CfgNode, recipe: Recipe, skip_test: bool) -> Metrics:
-    with _process(cfg) as process:
+    with _process(cfg) as process, engine.sole_use(cfg.OUTPUT_DIR):
         tests = bool(cfg.DATASETS.TEST) and not skip_test
         _check_data(cfg, train=True, test=tests)
         info = data.read_dataset_info(cfg, cfg.DATASETS.TRAIN)

@@ -16,6 +16,7 @@ from labelenc.engine.download import DownloadError, fetch_weight
 from labelenc.engine.execution import compile_parts, place
 from labelenc.engine.faults import FaultError, explained_faults
 from labelenc.engine.files import DESCRIPTION, CheckpointError, load_file, replace_file, save_atomic
+from labelenc.engine.folder_lock import sole_use
 from labelenc.engine.inference import evaluating, run_inference
 from labelenc.engine.logging import METRICS_FILE, MetricsWriter, setup_logging
 from labelenc.engine.loop import make_scaler, train
@@ -63,6 +64,7 @@ __all__ = [
     "save_atomic",
     "setup_distributed",
     "setup_logging",
+    "sole_use",
     "train",
     "weight_to_evaluate",
 ]
