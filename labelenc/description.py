@@ -11,7 +11,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from labelenc import __version__, engine
-from labelenc.config import ConfigError, config_from_text, differing_keys
+from labelenc.config import ConfigError, config_from_text, detector_kind, differing_keys
 from labelenc.config.defaults import default_config
 from labelenc.structures import DatasetInfo
 
@@ -22,15 +22,15 @@ RUN_FILE = "run.json"
 CONFIG_FILE = "config.yml"
 INPUT_KEYS = ("TO_BGR255", "PIXEL_MEAN", "PIXEL_STD", "MIN_SIZE_TEST", "MAX_SIZE_TEST")
 # Other values of these give other meaning to the same tensors, and nothing would fail.
-HEAD_KEYS = (
-    "MODEL.FCOS.CENTERNESS_ON_REG",
-    "MODEL.FCOS.FPN_STRIDES",
-    "MODEL.FCOS.NORM_REG_TARGETS",
-    "MODEL.RETINANET.BBOX_REG_WEIGHT",
-    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO",
-    "MODEL.ROI_BOX_HEAD.POOLER_SCALES",
-    "MODEL.ROI_HEADS.BBOX_REG_WEIGHTS",
-)
+HEAD_KEYS = {
+    "fcos": ("MODEL.FCOS.CENTERNESS_ON_REG", "MODEL.FCOS.FPN_STRIDES", "MODEL.FCOS.NORM_REG_TARGETS"),
+    "retinanet": ("MODEL.RETINANET.BBOX_REG_WEIGHT",),
+    "faster_rcnn": (
+        "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO",
+        "MODEL.ROI_BOX_HEAD.POOLER_SCALES",
+        "MODEL.ROI_HEADS.BBOX_REG_WEIGHTS",
+    ),
+}
 BODY_KEYS = (
     "INPUT.PIXEL_MEAN",
     "INPUT.PIXEL_STD",
@@ -136,7 +136,8 @@ def differences(content: Mapping[str, Any], source: str, cfg: CfgNode, heads_onl
     found = description_of(content, source)
     if found is None:
         return []
-    return differing_keys(found["config"], cfg, HEAD_KEYS if heads_only else HEAD_KEYS + BODY_KEYS)
+    keys = HEAD_KEYS[detector_kind(cfg)] + (() if heads_only else BODY_KEYS)
+    return differing_keys(found["config"], cfg, keys)
 
 
 def check_same_heads(content: Mapping[str, Any], source: str, cfg: CfgNode) -> None:

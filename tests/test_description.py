@@ -19,6 +19,8 @@ from labelenc.engine import CheckpointError, save_atomic
 from labelenc.structures import DatasetInfo
 
 INFO = DatasetInfo("set", ((3, "cat"), (7, "dog")), None, 10)
+RETINANET = "configs/retinanet/retinanet_R-50-FPN_1x.yaml"
+WEIGHT = ["MODEL.RETINANET.BBOX_REG_WEIGHT", "1.0"]
 FCOS = "configs/fcos/fcos_imprv_R_50_FPN_1x.yaml"
 
 
@@ -90,8 +92,11 @@ def test_switches_that_shapes_do_not_show_are_compared():
     ]
     groups = load_config(FCOS, ["MODEL.GROUP_NORM.NUM_GROUPS", "16"])
     assert differences(content(), "x.pth", groups) == ["MODEL.GROUP_NORM.NUM_GROUPS was 32, is 16"]
-    weight = load_config(FCOS, ["MODEL.RETINANET.BBOX_REG_WEIGHT", "1.0"])
-    assert differences(content(), "x.pth", weight) == ["MODEL.RETINANET.BBOX_REG_WEIGHT was 4.0, is 1.0"]
+    # A key of another detector's head says nothing about this one.
+    assert differences(content(), "x.pth", load_config(FCOS, WEIGHT)) == []
+    retinanet = {"description": describe(load_config(RETINANET), "baseline", INFO)}
+    found = differences(retinanet, "x.pth", load_config(RETINANET, WEIGHT))
+    assert found == ["MODEL.RETINANET.BBOX_REG_WEIGHT was 4.0, is 1.0"]
     assert differences(content(), "x.pth", load_config(FCOS)) == []
     assert differences({"model": {}}, "x.pth", cfg) == []
     with pytest.raises(

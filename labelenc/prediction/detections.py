@@ -84,7 +84,7 @@ class Detections:
 
     def to_supervision(self) -> Any:
         """The same as ``supervision.Detections``; its ``class_id`` counts from 0, ``data["class_name"]`` has
-        the names.
+        the names, and its ``xyxy`` are `boxes` as they are, with inclusive corners.
 
         Raises:
             ImportError: the package supervision is not installed.

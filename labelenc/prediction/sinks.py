@@ -1,4 +1,4 @@
-"""Where detections go: annotated pictures and videos, a COCO file, a CSV table; each whole or absent."""
+"""Where detections go: annotated pictures and videos, a COCO file, a CSV table. Files appear when complete."""
 
 from __future__ import annotations
 
