@@ -1,4 +1,4 @@
-"""Where detections go: annotated pictures and videos, a COCO file, a CSV table. Files appear when complete."""
+"""Where detections go: annotated pictures and videos, a COCO file, a CSV table; each appears when complete."""
 
 from __future__ import annotations
 
