@@ -1,4 +1,4 @@
-"""Where detections go: annotated pictures and videos, a COCO file, a CSV table; each appears when complete."""
+"""Where detections go: annotated pictures and videos, a COCO file, a CSV table; all appear when complete."""
 
 from __future__ import annotations
 
