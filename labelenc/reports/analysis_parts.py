@@ -199,12 +199,16 @@ def add_errors(page: Page, analyses: Analyses, prefix: str) -> None:
     figure = plot_errors(gains, colours=run_colours(analyses))
     page.add_figure(figure_png(figure), "AP50 gained if one kind of error were mended.", f"{prefix}_errors")
     rows: list[list[Cell]] = []
+    alone = len(analyses) == 1
     for kind, text in _ERRORS.items():
         row: list[Cell] = [kind.replace("_", " ")]
         for entry in analyses.values():
             gain = entry.errors.gain[kind]
             times = f"{entry.errors.counts[kind]:,} times" if kind in ERROR_KINDS else ""
             row.append(Marked(None if gain is None else f"{100 * gain:+.1f}", times))
-        rows.append([*row, Marked(text, tone="words")])
-    names = ["AP50"] if len(analyses) == 1 else list(analyses)
-    page.add_table(["error", *names, "what it is, what helps"], rows, "Points of AP50 gained, and how often.")
+        rows.append([*row, Marked(text, tone="words")] if alone else row)
+    headers = ["AP50", "what it is, what helps"] if alone else list(analyses)
+    page.add_table(["error", *headers], rows, "Points of AP50 gained, and how often.")
+    if not alone:
+        # Beside the columns of many runs there is no room.
+        page.add_list([f"{kind.replace('_', ' ')}: {text}" for kind, text in _ERRORS.items()])

@@ -43,7 +43,8 @@ main li { margin-bottom: 8px; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 .caption { color: var(--soft); font-size: 14px; margin: 0 0 6px; }
 th, td { padding: 6px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-thead th { border-bottom: 2px solid var(--soft); font-weight: 600; }
+thead th { border-bottom: 2px solid var(--soft); font-weight: 600; max-width: 130px; white-space: normal; }
+thead th { overflow-wrap: anywhere; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 4px; }
 td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 110px; }
 td.words, th.words { text-align: left; }

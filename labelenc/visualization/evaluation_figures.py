@@ -3,7 +3,7 @@
 All take fractions and show percent. Colours are by run, from `run_colours`, unless given.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -214,5 +214,12 @@ def _grouped_bars(
         axis.set_ylim(0, 1)
     axis.axhline(0, color="#333333", linewidth=0.8)
     if len(groups) > 1:
-        figure.legend(loc="outside lower center", ncols=min(len(groups), 4), frameon=False, fontsize=9)
+        columns = _columns_that_fit(groups, figure.get_figwidth())
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return axis
+
+
+def _columns_that_fit(names: Iterable[str], inches: float) -> int:
+    """Of a legend in 9-point type; a sign is about 0.075 inches wide, a square with its gaps eight signs."""
+    widths = [0.075 * (len(name) + 8) for name in names]
+    return max(1, min(len(widths), 4, int(inches / max(widths))))

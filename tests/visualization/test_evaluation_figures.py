@@ -33,6 +33,13 @@ def picture(figure: Figure) -> np.ndarray:
     return image
 
 
+# Of tools/run_labelenc.py with everything.
+STUDY = [
+    *("baseline", "step1", "step2", "baseline_equal_budget"),
+    *("step2_no_auxiliary_loss", "step2_no_step1_start"),
+]
+
+
 def texts(figure: Figure) -> list[str]:
     return [text.get_text() for axis in figure.axes for text in axis.texts]
 
@@ -91,6 +98,20 @@ def test_bars_by_size(runs: int) -> None:
     assert texts(figure).count("n/a") == runs
     assert "100" in texts(figure)
     assert_apart(figure, [*axis.texts, *axis.get_xticklabels()])
+
+
+@pytest.mark.parametrize(
+    "names", [STUDY, ["a", "b"], ["a name that is longer than anybody would like to read", "b"]]
+)
+def test_the_legend_below_is_on_the_page(names: list[str]) -> None:
+    for figure in (
+        plot_ap_by_size({name: [0.1, 0.2, 0.3] for name in names}, (1, 2, 3)),
+        plot_errors({name: dict.fromkeys(KINDS, 0.1) for name in names}),
+    ):
+        figure.canvas.draw()
+        box, page = figure.legends[0].get_window_extent(), figure.bbox
+        assert page.x0 <= box.x0 <= box.x1 <= page.x1
+        assert page.y0 - 1 <= box.y0
 
 
 @pytest.mark.parametrize("runs", [1, 2, 3, 7])
