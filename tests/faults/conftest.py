@@ -173,6 +173,11 @@ def assert_same_run() -> Callable[[Path, Path], None]:
     def compare(first: Path, second: Path) -> None:
         finals = [torch.load(folder / "model_final.pth", weights_only=True) for folder in (first, second)]
         assert finals[0].pop("kind") == finals[1].pop("kind")
+        # The configuration in it names the folder.
+        about = [final.pop("description") for final in finals]
+        assert [entry and entry["class_names"] for entry in about] == [
+            about[0] and about[0]["class_names"]
+        ] * 2
         torch.testing.assert_close(*finals, rtol=0, atol=0)
         assert rows(first) == rows(second)
 

@@ -17,6 +17,7 @@ def test_the_average_is_evaluated_and_handed_over(tiny_cfg, tmp_path) -> None:
     metrics = pipeline.train_step1(tiny_cfg(*options, out="step1"))
     final = load_file(tmp_path / "step1/model_final.pth")
     handed = load_file(tmp_path / "step1/label_encoding_function.pth")
+    assert handed.pop("description")["kind"] == "step1"
     for part, state in handed.items():
         averages = {name: final["model_ema"][f"{part}.{name}"] for name in state}
         torch.testing.assert_close(state, averages, rtol=0, atol=0)

@@ -26,6 +26,14 @@ open(sys.argv[1], "a").write(str([int(n) for n in got]))
 """
 
 
+@pytest.fixture(autouse=True)
+def usual_signals():
+    """Under nohup the tests would be started with SIGHUP ignored, and wait for it for ever."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def python(code: str, *words: object) -> list[str]:
     return [sys.executable, "-c", code, *map(str, words)]
 
