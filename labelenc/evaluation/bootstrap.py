@@ -116,6 +116,19 @@ def bootstrap_ap(
         )
     truth = usable_ground_truth(load_ground_truth(ground_truth))
     weights = _weights(len(truth["images"]), samples, seed)
+    resampled, names = _resampled(truth, runs, weights)
+    first = next(iter(runs))
+    intervals = {
+        name: _run_intervals(values, None if name == first else resampled[first], confidence)
+        for name, values in resampled.items()
+    }
+    return Bootstrap(intervals, names, samples, confidence, len(truth["images"]))
+
+
+def _resampled(
+    truth: Mapping[str, Any], runs: Mapping[str, Sequence[Mapping[str, Any]]], weights: np.ndarray
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Run -> NUMBERS of each class in each resample (C, numbers, samples + 1), and the classes' names."""
     resampled: dict[str, np.ndarray] = {}
     names: tuple[str, ...] = ()
     with tqdm(total=len(runs) * len(truth["categories"]), desc="bootstrap", disable=None, leave=False) as bar:
@@ -129,13 +142,8 @@ def bootstrap_ap(
             for row in _resampled_classes(tables, weights):
                 rows.append(row)
                 bar.update()
-            resampled[name] = np.array(rows).reshape(-1, len(NUMBERS), samples + 1)
-    first = next(iter(runs))
-    intervals = {
-        name: _run_intervals(values, None if name == first else resampled[first], confidence)
-        for name, values in resampled.items()
-    }
-    return Bootstrap(intervals, names, samples, confidence, len(truth["images"]))
+            resampled[name] = np.array(rows).reshape(-1, len(NUMBERS), len(weights))
+    return resampled, names
 
 
 def _weights(images: int, samples: int, seed: int) -> np.ndarray:

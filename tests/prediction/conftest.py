@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
 from pathlib import Path
 
 import cv2
@@ -15,36 +16,15 @@ from labelenc.config import load_config
 from labelenc.data import generate_shapes
 from labelenc.prediction import Settings, predict_files
 
+PIPELINE = Path(__file__).resolve().parents[1] / "pipeline/conftest.py"
+# On the configuration there: many detections at once, and a test size that is not the images'.
 CONFIG = """
+_BASE_: "base.yaml"
 MODEL:
-  DEVICE: "cpu"
-  RETINANET_ON: True
-  BACKBONE: {{CONV_BODY: "R-18-FPN-RETINANET", FREEZE_CONV_BODY_AT: 1}}
-  GROUP_NORM: {{NUM_GROUPS: 4}}
-  RESNETS:
-    STEM_FUNC: "StemWithGN"
-    TRANS_FUNC: "BottleneckWithGN"
-    STEM_OUT_CHANNELS: 8
-    RES2_OUT_CHANNELS: 8
-    BACKBONE_OUT_CHANNELS: 16
-  RETINANET:
-    ANCHOR_SIZES: [16, 32, 64]
-    ANCHOR_STRIDES: [8, 16, 32]
-    NUM_CONVS: 1
-    PRIOR_PROB: 0.2
-    STRADDLE_THRESH: -1
-  LABELENC: {{DISTANCE_LOSS_WARMUP_ITERS: 1, AUXILIARY_LOSS_ITERS: 2}}
-DATASETS:
-  REGISTER:
-    tiny_train: {{images: "{root}/train", annotations: "{root}/train.json"}}
-    tiny_val: {{images: "{root}/val", annotations: "{root}/val.json"}}
-  TRAIN: ("tiny_train",)
-  TEST: ("tiny_val",)
-INPUT: {{MIN_SIZE_TRAIN: [64], MAX_SIZE_TRAIN: 96, MIN_SIZE_TEST: 48, MAX_SIZE_TEST: 96}}
-DATALOADER: {{NUM_WORKERS: 0, SIZE_DIVISIBILITY: 32}}
-SOLVER: {{BASE_LR: 0.001, MAX_ITER: 2, STEPS: [1], IMS_PER_BATCH: 4}}
-TEST: {{IMS_PER_BATCH: 4, METHOD_IMAGES: 0, REPORT: False}}
-SEED: 3
+  RETINANET: {PRIOR_PROB: 0.2}
+  LABELENC: {DISTANCE_LOSS_WARMUP_ITERS: 1, AUXILIARY_LOSS_ITERS: 2}
+INPUT: {MIN_SIZE_TEST: 48, MAX_SIZE_TEST: 96}
+SOLVER: {BASE_LR: 0.001, MAX_ITER: 2, STEPS: [1]}
 """
 
 
@@ -54,7 +34,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trained")
     generate_shapes(str(root), "train", 8, 64, 0)
     generate_shapes(str(root), "val", 6, 64, 1)
-    (root / "config.yaml").write_text(CONFIG.format(root=root))
+    base = runpy.run_path(str(PIPELINE))["CONFIG"]
+    (root / "base.yaml").write_text(base.format(root=root))
+    (root / "config.yaml").write_text(CONFIG)
     pipeline.train_step1(load_config(root / "config.yaml", ["OUTPUT_DIR", str(root / "run")]))
     return root
 
