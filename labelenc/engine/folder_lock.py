@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from filelock import FileLock, Timeout
 
 from labelenc.engine.distributed import on_main
 from labelenc.engine.files import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 LOCK_FILE = "in_use.lock"
 # Data workers of a run that was killed hold its lock until they notice, which takes them some seconds.
@@ -34,6 +37,9 @@ def sole_use(folder: str | Path) -> Iterator[None]:
             raise CheckpointError(
                 f"another training is running in {folder}; wait for it, end it, or choose another OUTPUT_DIR"
             ) from None
+        # Some network file systems have no locks; that is no reason not to train.
+        except (NotImplementedError, OSError) as error:
+            logger.warning("%s cannot be locked against a second training: %s", folder, error)
 
     on_main(take)
     try:

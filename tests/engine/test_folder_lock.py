@@ -44,3 +44,13 @@ def test_the_folder_is_free_again_after_an_error(tmp_path, monkeypatch):
         raise ZeroDivisionError
     with sole_use(tmp_path):
         pass
+
+
+def test_a_file_system_without_locks_is_told_and_trained_on(tmp_path, monkeypatch, caplog):
+    def refuse(*_args, **_keywords):
+        raise NotImplementedError("this file system has no flock")
+
+    monkeypatch.setattr(folder_lock.FileLock, "acquire", refuse)
+    with sole_use(tmp_path):
+        pass
+    assert "cannot be locked against a second training: this file system has no flock" in caplog.text
